@@ -1,0 +1,25 @@
+"""The embedded default: the Atlas, a model of 1.5M parameters, two CPU cores, some minutes.
+
+marker-lm demo --workdir=/tmp/marker_lm_demo
+"""
+
+from configs import default
+
+
+def get_config(arg: str = ""):
+    """`--config=configs/atlas.py:ARM` chooses the arm."""
+    c = default.get_config(arg).unlock()
+    c.taxonomy = "atlas"
+    c.template = "compact"
+    c.plan_arms = ("markers", "baseline", "shuffled")
+    levers = ("domain", "format", "lang", "length_bucket", "task")
+    c.markers.prompt_side = levers
+    c.markers.completion_side = levers
+    c.data.vocab_size = 4096
+    c.data.separator = "\n"
+    c.model.update(width=160, layers=4, heads=5, kv_heads=5, head_size=32, ff=448)
+    c.model.update(dtype="float32", scan=False)
+    c.train.update(length=256, batch=8, epochs=1, learning_rate=4e-3, final_learning_rate=1e-4)
+    c.train.update(warmup_steps=30, eval_every=150, save_every=200, loss_blocks=1)
+    c.decode.update(batch=64, max_tokens=200)
+    return c.lock()

@@ -1,0 +1,110 @@
+"""The commented template of a config: copy it, or import it and change what differs.
+
+    marker-lm train --config=configs/default.py --workdir=/tmp/run \
+        --config.data.tasks.rows.train=rows.jsonl --config.train.epochs=3
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`--config=configs/default.py:ARM` chooses the arm."""
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, shuffle and dropout
+    c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
+    c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
+    c.taxonomy = "paper"  # paper | atlas | path of a YAML file
+    c.template = "text"  # text (the paper's list) | compact (reserved tokens)
+
+    c.markers = m = ConfigDict()
+    m.prompt_side = ()  # categories; () is all of the taxonomy
+    m.completion_side = ()  # the same; must hold all of the prompt side
+    m.order = "lengths_last"  # lengths_last | alphabetical (as in the paper)
+    m.example_dropout = 0.5  # chance that an example loses all prompt-side markers
+    m.marker_dropout = 0.5  # else, chance of each one to go
+    m.dropout_per_category = ConfigDict()  # category -> rate instead of marker_dropout
+    m.dropout_schedule = ()  # ((progress 0..1, factor), ...): scales all rates over training
+
+    c.data = d = ConfigDict()
+    # Each task: JSONL(.gz) files, globs or folders, and its rate in the mixture.
+    d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0}})
+    d.rows = ConfigDict(  # where a row keeps what; see marker_lm/data/example.py
+        {
+            "prompt": "prompt",
+            "completion": "completion",
+            "markers": "markers",
+            "id": "id",
+            "value_maps": {},  # category -> {value of the row: value of the taxonomy}
+            "cut_at": {},  # category -> text; only what stands before it counts
+            "defaults": {},  # category -> value
+            "unknown_values": "reject",  # reject | leave_out
+        }
+    )
+    d.share = 1.0  # use this share of the rows, chosen by a hash of their id
+    d.tokenizer = "train"  # train | bytes | path of a SentencePiece model or a saved tokenizer
+    d.vocab_size = 8192  # pieces, where it is trained
+    d.separator = "\n\n"  # stands between prompt and what follows
+    d.max_reject_share = 0.01  # the run stops when more of the rows are bad
+    d.max_line_bytes = 1_000_000  # longer lines are rejected
+    d.threads = 2  # that read batches ahead
+    d.prepared = ""  # folder with the caches; WORKDIR/data when empty
+
+    c.model = o = ConfigDict()
+    o.width = 512  # D
+    o.layers = 8
+    o.heads = 8  # H
+    o.kv_heads = 4  # K
+    o.head_size = 64  # N
+    o.ff = 1536  # F
+    o.rope_base = 10_000.0
+    o.norm_eps = 1e-6
+    o.tied_head = True
+    o.dtype = "bfloat16"  # of the computation
+    o.param_dtype = "float32"
+    o.scan = True  # over layers; False to debug
+    o.remat = "none"  # none | dots | full: what the backward pass computes again
+
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that are left
+
+    c.train = t = ConfigDict()
+    t.length = 2048  # L, slots of a packed sequence
+    t.batch = 32  # B, sequences of a global batch
+    t.epochs = 2
+    t.optimizer = "adamw"
+    t.learning_rate = 2.5e-4
+    t.final_learning_rate = 1.25e-4
+    t.warmup_steps = 10
+    t.beta1 = 0.9
+    t.beta2 = 0.95
+    t.weight_decay = 0.1
+    t.clip_norm = 1.0
+    t.loss_weights = ConfigDict(
+        {"prompt": 0.0, "prompt_markers": 0.0, "completion_markers": 1.0, "completion": 1.0}
+    )
+    t.loss_blocks = 8  # the length is cut into so many pieces for the vocabulary's logits
+    t.log_every = 10  # steps
+    t.eval_every = 200  # steps; 0 never
+    t.eval_batches = 20  # at most
+    t.save_every = 500  # steps
+    t.keep = 2  # newest checkpoints
+
+    c.decode = ConfigDict(
+        {
+            "batch": 32,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "marker_temperature": 0.0,
+            "max_tokens": 256,
+        }
+    )
+
+    c.eval = ConfigDict(
+        {
+            "tail_category": "lang",  # whose values are split into head and tail
+            "tail_share": 0.05,  # values under this share of the training rows are tail
+            "rows": 500,  # at most so many held-out rows a stratum
+            "samples": 6,  # prompts with a lever moved through its values
+        }
+    )
+    return c.lock()

@@ -1,0 +1,63 @@
+"""`marker-lm VERB ...`: one short file in cli/ a verb."""
+
+import argparse
+import importlib
+import os
+import sys
+
+VERBS = {
+    "prepare": "read rows, check them, tokenize them into a cache",
+    "train": "fine-tune a model on prepared rows",
+    "decode": "answer prompts from a file, with markers as levers",
+    "score": "log-likelihoods of completions, posteriors over a category's values",
+    "evaluate": "measure trained arms on held-out rows",
+    "report": "write the HTML report of an evaluation",
+    "demo": "the whole loop on the embedded Atlas: data, training, evaluation, report",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb; bad input ends with one sentence on stderr and exit code 2."""
+    # TensorFlow is loaded by `prepare` only, and has much to say about GPUs that nobody asked for.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="marker-lm",
+        description="Fine-tune language models with training-time markers, and pull them as levers.",
+        epilog="`marker-lm VERB --help` shows the verb's options and an example.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((a for a in argv if a in VERBS), None)
+    for verb, summary in VERBS.items():
+        # Only the chosen verb is imported: `--help` should not wait for JAX.
+        module = importlib.import_module(f"marker_lm.cli.{verb}") if verb == chosen else None
+        sub = verbs.add_parser(
+            verb,
+            help=summary,
+            description=module.__doc__ if module else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if module:
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    args, rest = parser.parse_known_args(argv)
+    # Overrides belong to a config; anything else unknown is a slip.
+    args.overrides = [a for a in rest if a.startswith("--config.")] if "config" in args else []
+    for unknown in set(rest) - set(args.overrides):
+        parser.error(f"unknown argument {unknown!r}; `marker-lm {args.verb} --help` lists them all")
+    try:
+        return args.run(args) or 0
+    except (ValueError, FileNotFoundError) as error:
+        # Every error that a user can mend is a ValueError of ours with one sentence.
+        if os.environ.get("MARKER_LM_TRACEBACK"):
+            raise
+        print(f"marker-lm {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it can", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

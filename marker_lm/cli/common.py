@@ -1,0 +1,78 @@
+"""What several verbs share: reading a config with overrides, and folders."""
+
+import argparse
+import difflib
+import os
+import re
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+class ConfigError(ValueError):
+    """A config file or an override that can't be used; one sentence."""
+
+
+def add_config(parser: argparse.ArgumentParser, workdir: bool = True) -> None:
+    """Adds --config (with --config.key=value overrides) and --workdir."""
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="config file with get_config(arg); any key is overridden by --config.KEY=VALUE",
+    )
+    if workdir:
+        add_workdir(parser)
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="the run's folder, local or gs://"
+    )
+
+
+def load_config(file: str, overrides: list[str]) -> ConfigDict:
+    """The locked config of a file, with `--config.key=value` overrides checked by type.
+
+    Raises ConfigError: a missing file, an unknown key (with the nearest one), a value of another type.
+    """
+    path = file.split(":", 1)[0]
+    if not os.path.exists(path):
+        folder = os.path.dirname(path) or "."
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        near = difflib.get_close_matches(os.path.basename(path), names, n=1)
+        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else "."
+        raise ConfigError(f"there is no config {path}{hint}")
+    # Once plainly, so that a slip in an override is told apart from one in the file.
+    config = _parse([f"--config={file}"])
+    known = list(_keys(config))
+    for override in overrides:
+        key = override.removeprefix("--config.").split("=", 1)[0]
+        if "=" not in override:
+            raise ConfigError(f"{override} has no value; write {override}=VALUE.")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"see {path} for those it has."
+            raise ConfigError(f"the config has no key '{key}'; {hint}")
+    try:
+        return _parse([f"--config={file}", *overrides])
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(f"an override has the wrong type: {_one_line(error)}") from None
+
+
+def _parse(args: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    values(["marker-lm", *args])
+    return values.config
+
+
+def _keys(config: ConfigDict, prefix: str = ""):
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()

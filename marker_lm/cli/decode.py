@@ -1,0 +1,95 @@
+"""Answers prompts with a trained model; markers are levers.
+
+PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]}; the
+markers of a row are pinned, over those of --pin, and all other categories are the model's to infer.
+Each line of the output has the prompt, the text, the markers, which were pinned, and the probability of
+the inferred ones. A row that can't be answered gets an "error" instead of a text.
+
+  marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --pin=lang=German
+  marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --pin=length_bucket=long
+"""
+
+import json
+import sys
+
+from etils import epath
+
+from marker_lm.cli.common import add_workdir
+
+
+def add_arguments(parser) -> None:
+    add_workdir(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompts", metavar="FILE", help="JSONL file of rows with a prompt")
+    source.add_argument("--prompt", metavar="TEXT", help="a single prompt")
+    parser.add_argument(
+        "--out", metavar="FILE", help="JSONL file to write; the terminal if not given"
+    )
+    add_pins(parser)
+    parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
+    parser.add_argument("--taxonomy", help="refuse a checkpoint that was trained with another one")
+    parser.add_argument("--temperature", type=float, help="0 is greedy; the config's by default")
+    parser.add_argument("--top-k", type=int, help="keep the k likeliest tokens; 0 keeps all")
+    parser.add_argument("--top-p", type=float, help="keep the nucleus of this probability")
+    parser.add_argument("--max-tokens", type=int, help="of an answer")
+    parser.add_argument("--batch", type=int, help="rows decoded together")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_pins(parser) -> None:
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="CATEGORY=VALUE",
+        help="pin it for all prompts",
+    )
+    parser.add_argument(
+        "--ban", action="append", default=[], metavar="CATEGORY", help="may not be written"
+    )
+
+
+def read_pins(args) -> dict[str, str]:
+    """--pin as a mapping; raises ValueError for one without '='."""
+    for pin in args.pin:
+        if "=" not in pin:
+            raise ValueError(f"--pin={pin} is not CATEGORY=VALUE, such as --pin=lang=German.")
+    return dict(pin.split("=", 1) for pin in args.pin)
+
+
+def run(args) -> None:
+    # JAX takes seconds to import; a slip in the arguments should not wait for it.
+    pins = read_pins(args)
+    from marker_lm.decoding.controls import Controls, check_controls
+    from marker_lm.decoding.load import load_engine
+    from marker_lm.decoding.rows import read_prompts
+    from marker_lm.decoding.sampling import Sampling
+    from marker_lm.markers.taxonomy import load_taxonomy
+    from marker_lm.progress import Progress
+
+    taxonomy = load_taxonomy(args.taxonomy) if args.taxonomy else None
+    engine, config = load_engine(args.workdir, args.step, taxonomy, args.batch)
+    given = {
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "max_tokens": args.max_tokens,
+    }
+    settings = config.decode.to_dict() | {k: v for k, v in given.items() if v is not None}
+    settings.pop("batch")
+    sampling = Sampling(**settings, seed=args.seed)
+    everywhere = Controls(pinned=pins, banned=frozenset(args.ban))
+    check_controls(everywhere, engine.taxonomy, engine.layout.completion_side)
+    rows = read_prompts(args.prompts, everywhere) if args.prompts else [(args.prompt, everywhere)]
+    results = engine.try_generate([r[0] for r in rows], [r[1] for r in rows], sampling)
+    out = epath.Path(args.out).open("w") if args.out else sys.stdout
+    errors = 0
+    with Progress("decode", len(rows)) as progress:
+        for done, ((prompt, _), result) in enumerate(zip(rows, results, strict=True), 1):
+            errors += isinstance(result, str)
+            record = {"error": result} if isinstance(result, str) else result.to_dict()
+            out.write(json.dumps({"prompt": prompt, **record}, ensure_ascii=False) + "\n")
+            progress.update(done)
+    if args.out:
+        out.close()
+        print(f"{len(rows) - errors} answers, {errors} errors: {args.out}")

@@ -1,0 +1,142 @@
+"""From a config to the objects that write rows as tokens: taxonomy, tokenizer, codec, layout."""
+
+import dataclasses
+import difflib
+
+from ml_collections import ConfigDict
+
+from marker_lm.data.arms import ARMS, Arm
+from marker_lm.data.assembly import Layout, order_categories
+from marker_lm.data.cache import Cache
+from marker_lm.data.loader import Batches, Stream
+from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.markers.codec import MarkerCodec
+from marker_lm.markers.dropout import Dropout
+from marker_lm.markers.taxonomy import MarkerError, Taxonomy
+
+
+class SetupError(ValueError):
+    """A config that contradicts itself or the data it is used with; one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How one arm writes rows.
+
+    Attributes:
+      arm: which one.
+      taxonomy, tokenizer, codec: as the config names them.
+      layout: of this arm.
+      plan_layouts: of all arms that are to share one packing plan.
+    """
+
+    arm: Arm
+    taxonomy: Taxonomy
+    tokenizer: Tokenizer
+    codec: MarkerCodec
+    layout: Layout
+    plan_layouts: tuple[Layout, ...]
+
+    @property
+    def vocab(self) -> int:
+        """Ids of tokenizer and markers, padded so that any usual mesh divides them."""
+        return -(-(self.tokenizer.size + self.codec.n_reserved) // 128) * 128
+
+
+def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> Setup:
+    """Builds what the config's `arm`, `template` and `markers` sections describe."""
+    codec = MarkerCodec(taxonomy, config.template, tokenizer)
+    layouts = {
+        name: make_layout(config, taxonomy, tokenizer, codec, find_arm(name))
+        for name in (config.arm, *config.plan_arms)
+    }
+    return Setup(
+        find_arm(config.arm),
+        taxonomy,
+        tokenizer,
+        codec,
+        layouts[config.arm],
+        tuple(dict.fromkeys(layouts.values())),
+    )
+
+
+def find_arm(name: str) -> Arm:
+    """The arm of this name; SetupError with the nearest name when there is none."""
+    if name not in ARMS:
+        near = difflib.get_close_matches(name, ARMS, n=1, cutoff=0)[0]
+        raise SetupError(f"arm={name!r} is not one of {', '.join(ARMS)}; did you mean '{near}'?")
+    return ARMS[name]
+
+
+def make_layout(config, taxonomy, tokenizer, codec, arm: Arm) -> Layout:
+    """The Layout of one arm."""
+
+    def side(name: str, wanted: bool) -> tuple[str, ...]:
+        names = tuple(config.markers[name]) or tuple(taxonomy.categories)
+        for category in names:
+            try:
+                taxonomy.category(category)
+            except MarkerError as error:
+                raise SetupError(f"markers.{name}: {error}") from None
+        return order_categories(taxonomy, names, config.markers.order) if wanted else ()
+
+    prompt_side = side("prompt_side", arm.prompt_side)
+    completion_side = side("completion_side", arm.completion_side)
+    if arm.completion_side and not set(prompt_side) <= set(completion_side):
+        raise SetupError(
+            f"markers.prompt_side has {sorted(set(prompt_side) - set(completion_side))}, which "
+            "markers.completion_side lacks; the completion side must hold all of them."
+        )
+    return Layout(
+        prompt_side=prompt_side,
+        completion_side=completion_side,
+        open=tuple(codec.open),
+        close=tuple(codec.close),
+        separator=tuple(tokenizer.encode(config.data.separator)),
+        bos=() if tokenizer.bos_id is None else (tokenizer.bos_id,),
+        eos=tokenizer.eos_id,
+    )
+
+
+def make_dropout(config: ConfigDict) -> Dropout:
+    """The Dropout of the config's `markers` section."""
+    markers = config.markers
+    return Dropout(
+        example=markers.example_dropout,
+        marker=markers.marker_dropout,
+        per_category=dict(markers.dropout_per_category),
+        schedule=tuple(tuple(point) for point in markers.dropout_schedule),
+    )
+
+
+def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
+    """The training batches; `rows` is the part of each global batch that this host reads."""
+    tasks = cache.manifest["tasks"]
+    stream = make_stream(config, setup, make_dropout(config))
+    return Batches(
+        cache,
+        stream,
+        epochs=config.train.epochs,
+        sizes=[task["rows"] for task in tasks],
+        rates=[task["rate"] for task in tasks],
+        rows=rows,
+    )
+
+
+def eval_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
+    """Every held-out row once, prompt side empty, with its own list on the completion side."""
+    stream = make_stream(config, setup, Dropout(example=1.0))
+    return Batches(cache, stream, epochs=1, rows=rows)
+
+
+def make_stream(config: ConfigDict, setup: Setup, dropout: Dropout) -> Stream:
+    return Stream(
+        layout=setup.layout,
+        plan_layouts=setup.plan_layouts,
+        dropout=dropout,
+        seed=config.seed,
+        length=config.train.length,
+        batch=config.train.batch,
+        weights=dict(config.train.loss_weights),
+        shuffled=setup.arm.shuffled,
+    )

@@ -1,0 +1,1 @@
+"""Decoding and scoring with markers as levers."""

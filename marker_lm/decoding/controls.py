@@ -1,0 +1,47 @@
+"""What a user says about the markers of one prompt."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from marker_lm.markers.taxonomy import MarkerError
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The state of each category for one prompt; a category that is not named is free.
+
+    Attributes:
+      pinned: category -> value, shown on the prompt side and forced in the completion-side list.
+      banned: categories that may not be written.
+      asked: categories that must be written, with the model's own value.
+    """
+
+    pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    banned: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+
+
+def check_controls(controls: Controls, taxonomy, categories: Collection[str]) -> Controls:
+    """`controls` with canonical values.
+
+    Args:
+      controls: as the user gave them.
+      taxonomy: of the model.
+      categories: those the model writes in its completion-side list.
+
+    Raises:
+      MarkerError: an unknown category or value, one that the model was not trained to write, or one
+        that is both banned and wanted.
+    """
+    pinned = taxonomy.check_all(controls.pinned)
+    for category in [*pinned, *controls.banned, *controls.asked]:
+        if category not in categories:
+            near = difflib.get_close_matches(category, categories, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(categories)}."
+            raise MarkerError(f"the model has no lever '{category}'{hint}")
+    for category in controls.banned:
+        if category in pinned or category in controls.asked:
+            raise MarkerError(f"'{category}' is banned and wanted at once; say one of the two.")
+    return dataclasses.replace(controls, pinned=pinned)

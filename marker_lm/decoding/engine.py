@@ -1,0 +1,272 @@
+"""Batched decoding with markers as levers: prefill, marker block under the grammar, text."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marker_lm.data.assembly import Layout, prompt_part
+from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.grammar import Block, Grammar, choose, forced_prefix, probabilities
+from marker_lm.decoding.sampling import Sampling, sample
+from marker_lm.model.cache import init_cache
+from marker_lm.model.config import ModelConfig
+from marker_lm.model.transformer import Transformer, head_logits
+from marker_lm.sharding.rules import use_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came back for one prompt.
+
+    Attributes:
+      text: the answer, marker block stripped.
+      markers: the completion-side list, in its order.
+      pinned: the categories of `markers` that were given by the user.
+      probability: category -> probability of its value (1 for pinned ones).
+      tokens: ids of the answer, without eos.
+      finished: whether the answer ended by itself, and not at `max_tokens`.
+    """
+
+    text: str
+    markers: dict
+    pinned: tuple[str, ...]
+    probability: dict[str, float]
+    tokens: tuple[int, ...]
+    finished: bool
+
+    def to_dict(self) -> dict:
+        """JSON-able, without the ids."""
+        fields = dataclasses.asdict(self)
+        fields.pop("tokens")
+        return fields | {"pinned": list(self.pinned)}
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+class Engine:
+    """A model, its tokenizer and its markers, ready to generate and score.
+
+    Args:
+      params: parameters on the mesh.
+      config: the model's.
+      taxonomy, codec, layout, tokenizer: as in training.
+      mesh: where the parameters live.
+      batch: rows decoded together; the last batch of a job is padded to it, so that one program serves.
+    """
+
+    def __init__(
+        self,
+        params,
+        config: ModelConfig,
+        taxonomy,
+        codec,
+        layout: Layout,
+        tokenizer,
+        mesh,
+        batch=32,
+    ):
+        self.params, self.config, self.mesh, self.batch = params, config, mesh, batch
+        self.taxonomy, self.codec, self.layout = taxonomy, codec, layout
+        self.tokenizer = tokenizer
+        self.grammar = Grammar(taxonomy, codec, layout)
+        self._extend = jax.jit(functools.partial(extend, config), donate_argnums=1)
+        self._write = jax.jit(
+            functools.partial(write_text, config, layout.eos, tokenizer.size),
+            static_argnums=5,
+            donate_argnums=1,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        controls: Sequence[Controls] | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[Result]:
+        """Answers `prompts`, in their order.
+
+        Args:
+          prompts: texts.
+          controls: one Controls a prompt; all free by default.
+          sampling: the same for all rows; greedy by default.
+
+        Raises:
+          MarkerError: a control that the model does not have.
+          ValueError: a prompt that leaves no room within the model's length.
+        """
+        controls = [Controls()] * len(prompts) if controls is None else controls
+        rows = [self._row(p, c) for p, c in zip(prompts, controls, strict=True)]
+        return list(self._stream(rows, sampling or Sampling()))
+
+    def try_generate(
+        self, prompts: Sequence[str], controls: Sequence[Controls], sampling: Sampling
+    ) -> Iterator[Result | str]:
+        """As `generate`, batch by batch, with the reason in place of a row that can't be answered."""
+        rows: list = []
+        for prompt, control in zip(prompts, controls, strict=True):
+            try:
+                rows.append(self._row(prompt, control))
+            except ValueError as error:
+                rows.append(str(error))
+        answers = self._stream([row for row in rows if not isinstance(row, str)], sampling)
+        return (row if isinstance(row, str) else next(answers) for row in rows)
+
+    def _stream(self, rows: list, sampling: Sampling) -> Iterator[Result]:
+        for start in range(0, len(rows), self.batch):
+            yield from self._generate(rows[start : start + self.batch], start, sampling)
+
+    def _row(self, prompt: str, controls: Controls) -> tuple[list[int], Block | None]:
+        """The ids to prefill for one prompt, up to the first choice, and its marker block."""
+        controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
+        if not prompt.strip():
+            raise ValueError("the prompt is empty.")
+        spans = {
+            c: np.asarray(self.codec.marker(c, v), np.int32) for c, v in controls.pinned.items()
+        }
+        text = np.asarray(self.tokenizer.encode(prompt), np.int32)
+        ids = prompt_part(self.layout, text, spans, kept=set(spans))[0].tolist()
+        if len(ids) >= self.config.max_len:
+            raise ValueError(
+                f"the prompt {prompt[:40]!r}... takes {len(ids)} tokens with its markers, but the "
+                f"model was made for sequences of {self.config.max_len}; shorten it."
+            )
+        if not self.layout.completion_side:
+            return ids, None
+        block = Block(self.grammar, controls)
+        return ids + forced_prefix([block])[0], block
+
+    def _generate(self, rows, first: int, sampling: Sampling) -> list[Result]:
+        """Decodes one batch: prefill, then the marker blocks, then the text."""
+        n = len(rows)
+        ids = [row[0] for row in rows] + [[self.layout.eos]] * (self.batch - n)
+        blocks = [row[1] for row in rows] + [None] * (self.batch - n)
+        longest = round_up(max(map(len, ids)), 32)
+        room = round_up(self._block_room() + sampling.max_tokens, 32)
+        with use_mesh(self.mesh):
+            cache = init_cache(self.config, self.batch, longest + room)
+            logits_BxV, cache = self._extend(self.params, cache, *pad(ids, longest))
+            logits_BxV, cache = self._write_blocks(blocks, logits_BxV, cache, first, sampling)
+            keys_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(sampling.seed)))(
+                first + jnp.arange(self.batch)
+            )
+            done_B = jnp.arange(self.batch) >= n
+            tokens_BxT, length_B = self._write(
+                self.params, cache, logits_BxV, keys_B, done_B, sampling
+            )
+        return [
+            self._result(block, tokens[:length].tolist())
+            for (_, block), tokens, length in zip(
+                rows, np.asarray(tokens_BxT), np.asarray(length_B), strict=False
+            )
+        ]
+
+    def _block_room(self) -> int:
+        """The most tokens that a marker block can take."""
+        longest = 0
+        for category in self.layout.completion_side:
+            values = self.grammar.values.get(category)
+            number = 12 + len(self.codec.suffix(category))
+            longest += len(self.codec.prefix(category))
+            longest += max(map(len, values.values())) if values else number
+        return longest + len(self.grammar.open) + len(self.grammar.close)
+
+    def _write_blocks(self, blocks, logits_BxV, cache, first: int, sampling: Sampling):
+        """Writes every row's marker block to its end. Rows that are done wait.
+
+        A block takes few tokens and each is chosen by the grammar on the host, so this part is a plain
+        loop over compiled single steps.
+        """
+        rngs = [np.random.default_rng([sampling.seed, first + i]) for i in range(len(blocks))]
+        while any(block is not None and not block.done for block in blocks):
+            logits = np.asarray(logits_BxV)
+            chosen: list[list[int]] = []
+            for block, row, rng in zip(blocks, logits, rngs, strict=True):
+                if block is None or block.done:
+                    chosen.append([])
+                    continue
+                block.push(*(pick := choose(row, block, sampling.marker_temperature, rng)))
+                chosen.append([pick[0], *block.forced()])
+            width = 1 << (max(map(len, chosen)) - 1).bit_length()
+            tokens, active = pad(chosen, width)
+            new_BxV, cache = self._extend(self.params, cache, tokens, active)
+            logits_BxV = jnp.where(active[:, :1], new_BxV, logits_BxV)
+        return logits_BxV, cache
+
+    def _result(self, block: Block | None, ids: list[int]) -> Result:
+        finished = bool(ids) and ids[-1] == self.layout.eos
+        ids = ids[:-1] if finished else ids
+        text = self.tokenizer.decode(ids)
+        if block is None:
+            return Result(text, {}, (), {}, tuple(ids), finished)
+        pinned = tuple(c for c in block.markers if c in block.controls.pinned)
+        return Result(text, block.markers, pinned, probabilities(block), tuple(ids), finished)
+
+
+def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as int32 [B, width] and which of them are real, bool [B, width]."""
+    ids_BxL = np.zeros((len(rows), width), np.int32)
+    for i, row in enumerate(rows):
+        ids_BxL[i, : len(row)] = row
+    return ids_BxL, np.arange(width) < np.asarray([len(row) for row in rows])[:, None]
+
+
+def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
+    """Reads new tokens into the cache.
+
+    Returns:
+      float32 logits [B, V] after each row's last real token (meaningless where it has none), cache.
+    """
+    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
+    hidden_BxLxD, cache = Transformer(config).apply(
+        {"params": params},
+        tokens_BxL,
+        positions_BxL,
+        real_BxL.astype(jnp.int32),
+        cache,
+        return_hidden=True,
+    )
+    last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
+    hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
+    return head_logits(params, config, hidden_BxD), cache
+
+
+def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
+    """Samples answers token by token until every row has ended or `max_tokens` is reached.
+
+    Args:
+      config, eos: of the model; `eos` ends a row.
+      size: ids from here on are reserved for markers and are never sampled.
+      params, cache: the cache holds all that comes before the answer.
+      logits_BxV: float32, after the last token of each row.
+      keys_B: one random key a row.
+      done_B: bool, rows that are only there to fill the batch.
+      sampling: static.
+
+    Returns:
+      int32 [B, max_tokens] ids (0 after the end) and int32 [B] how many of them count, eos included.
+    """
+    text_V = jnp.arange(config.vocab) < size
+    tokens_BxT = jnp.zeros((done_B.shape[0], sampling.max_tokens), jnp.int32)
+
+    def going_on(carry):
+        t, _, _, done_B, _, _ = carry
+        return (t < sampling.max_tokens) & ~done_B.all()
+
+    def step(carry):
+        t, tokens_BxT, length_B, done_B, logits_BxV, cache = carry
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
+        token_B = sample(jnp.where(text_V, logits_BxV, -jnp.inf), keys, sampling)
+        tokens_BxT = tokens_BxT.at[:, t].set(jnp.where(done_B, 0, token_B))
+        length_B = length_B + ~done_B
+        done_B = done_B | (token_B == eos)
+        logits_BxV, cache = extend(config, params, cache, token_B[:, None], ~done_B[:, None])
+        return t + 1, tokens_BxT, length_B, done_B, logits_BxV, cache
+
+    start = (0, tokens_BxT, jnp.zeros_like(done_B, jnp.int32), done_B, logits_BxV, cache)
+    _, tokens_BxT, length_B, *_ = jax.lax.while_loop(going_on, step, start)
+    return tokens_BxT, length_B

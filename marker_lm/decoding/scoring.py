@@ -1,0 +1,152 @@
+"""Log-likelihoods per span kind, and posteriors over the values of a category: by scoring, exactly."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from marker_lm.data.assembly import Kind, assemble, block, prompt_part
+from marker_lm.data.loader import empty_batch, place
+from marker_lm.data.spans import Spans
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.engine import Engine, round_up
+from marker_lm.decoding.sampling import Sampling
+from marker_lm.markers.taxonomy import MarkerError
+from marker_lm.model.likelihood import batch_nll
+from marker_lm.sharding.rules import use_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Log-likelihood of one sequence, split by what its tokens belong to.
+
+    Attributes:
+      nats: span kind name -> sum of negative log-likelihoods.
+      tokens: span kind name -> how many tokens.
+      token_nats: float32 [n - 1], each token after the first.
+    """
+
+    nats: dict[str, float]
+    tokens: dict[str, int]
+    token_nats: np.ndarray
+
+
+class Scorer:
+    """Scores with an Engine's model; batches share a length, so that few programs are compiled."""
+
+    def __init__(self, engine: Engine, blocks: int = 1):
+        self.engine = engine
+        self._nll = jax.jit(functools.partial(_batch_nll, engine.config, blocks))
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        markers: Sequence[Mapping] | None = None,
+        shown: Collection[str] = (),
+    ) -> list[Score]:
+        """Scores completions given prompts.
+
+        A model trained with markers must be scored with a list: without one it is out of its
+        distribution and loses about a nat per token (PAPER.md section 11).
+
+        Args:
+          prompts, completions: texts.
+          markers: the completion-side list of each row (category -> value); none by default.
+          shown: categories of it that also stand on the prompt side.
+        """
+        engine = self.engine
+        markers = [{}] * len(prompts) if markers is None else markers
+        rows = [
+            assemble(engine.layout, self._spans(p, c, m), shown)
+            for p, c, m in zip(prompts, completions, markers, strict=True)
+        ]
+        scores = []
+        for nll, (_, kinds) in zip(self.token_nats([r[0] for r in rows]), rows, strict=True):
+            of_kind = {k: kinds[1:] == k for k in Kind if k is not Kind.PADDING}
+            scores.append(
+                Score(
+                    {k.name: float(nll[at].sum()) for k, at in of_kind.items()},
+                    {k.name: int(at.sum()) for k, at in of_kind.items()},
+                    nll,
+                )
+            )
+        return scores
+
+    def posterior(
+        self, prompts: Sequence[str], category: str, given: Sequence[Mapping] | None = None
+    ) -> list[dict[str, float]]:
+        """Probability of every value of a closed category, given the prompt.
+
+        Categories that stand before it in the list take the values in `given`, else the model's own
+        likeliest ones. Each value is scored as the model would write it; the probabilities are
+        normalised over the closed set and sum to 1.
+
+        Raises:
+          MarkerError: the category is not closed, or the model doesn't write it.
+        """
+        engine, grammar = self.engine, self.engine.grammar
+        if category not in grammar.values:
+            known = ", ".join(grammar.values)
+            raise MarkerError(f"'{category}' has no posterior; closed categories are: {known}.")
+        order = engine.layout.completion_side
+        before = order[: order.index(category)]
+        given = [{}] * len(prompts) if given is None else given
+        controls = [Controls(pinned={c: g[c] for c in before if c in g}) for g in given]
+        inferred = engine.generate(prompts, controls, Sampling(max_tokens=1)) if before else None
+        sequences, starts = [], []
+        for i, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
+            markers = {c: inferred[i].markers[c] for c in before if c in inferred[i].markers}
+            spans = self._spans(prompt, "", markers)
+            ids = prompt_part(engine.layout, spans.prompt, spans.markers, set(control.pinned))[0]
+            listed = block(engine.layout, before, spans.markers)[: -len(engine.layout.close)]
+            head = [*ids.tolist(), *listed.tolist(), *engine.codec.prefix(category)]
+            sequences += [[*head, *path] for path in grammar.values[category].values()]
+            starts.append(len(head) - 1)
+        nats = self.token_nats(sequences)
+        values = list(grammar.values[category])
+        posteriors = []
+        for i, start in enumerate(starts):
+            rows = nats[i * len(values) : (i + 1) * len(values)]
+            logs = np.asarray([-row[start:].sum(dtype=np.float64) for row in rows])
+            p = np.exp(logs - np.logaddexp.reduce(logs))
+            posteriors.append(dict(zip(values, p.tolist(), strict=True)))
+        return posteriors
+
+    def token_nats(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Negative log-likelihood of each token after the first, float32 [n - 1] a sequence."""
+        engine = self.engine
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
+        for start in range(0, len(order), engine.batch):
+            chosen = order[start : start + engine.batch]
+            L = round_up(max(len(sequences[i]) for i in chosen), 32)
+            batch = empty_batch(engine.batch, L)
+            for row, i in enumerate(chosen):
+                ids = np.asarray(sequences[i], np.int32)
+                place(batch, row, 0, 1, ids, np.full(len(ids), Kind.COMPLETION))
+            with use_mesh(engine.mesh):
+                nll_BxL = np.asarray(self._nll(engine.params, batch))
+            for row, i in enumerate(chosen):
+                out[i] = nll_BxL[row, : len(sequences[i]) - 1]
+        return out
+
+    def _spans(self, prompt: str, completion: str, markers: Mapping) -> Spans:
+        engine = self.engine
+        encode = engine.tokenizer.encode
+        return Spans(
+            "",
+            np.asarray(encode(prompt), np.int32),
+            np.asarray(encode(completion), np.int32),
+            {
+                c: np.asarray(engine.codec.marker(c, v), np.int32)
+                for c, v in engine.taxonomy.check_all(markers).items()
+                if c in engine.layout.completion_side
+            },
+        )
+
+
+def _batch_nll(config, blocks, params, batch):
+    return batch_nll(params, config, batch, blocks)

@@ -1,0 +1,101 @@
+"""What an evaluation needs of a data set: items, strata, and programs that check an answer."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from marker_lm.markers.dropout import hash_ids
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One held-out row.
+
+    Attributes:
+      id, prompt: of the row.
+      key: the exact answer for the row's own markers.
+      markers: the row's own.
+      determined: categories whose value the prompt fixes; None when that is not known.
+      open: lever -> the values that the prompt leaves open.
+      fact: what `Benchmark.key` needs to answer the prompt under other levers; None when it can't.
+      split: 'heldout', or 'unseen' for combinations that training never had.
+    """
+
+    id: str
+    prompt: str
+    key: str
+    markers: Mapping[str, Any]
+    determined: frozenset[str] | None = None
+    open: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    fact: Any = None
+    split: str = "heldout"
+
+
+# A check gives the value of its category that an answer shows, or None where nothing can be told. It
+# gets the answer and the markers that were asked for.
+Check = Callable[[str, Mapping[str, Any]], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A demand on the marked model: `measure` is 'control' or 'inference'."""
+
+    measure: str
+    category: str
+    check: str
+    least: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A data set as an evaluation sees it.
+
+    Attributes:
+      items: held-out rows.
+      strata: the 'strata' section of a report: rule, category, head, tail, train_share.
+      checks: category -> Check.
+      bars: demands, printed beside what was measured.
+      key: (item, levers) -> the exact answer under other levers, where the data can tell.
+      notes: what a reader must know to read the figures rightly.
+    """
+
+    items: Sequence[Item]
+    strata: Mapping[str, Any]
+    checks: Mapping[str, Check]
+    bars: Sequence[Bar] = ()
+    key: Callable[[Item, Mapping[str, str]], str] | None = None
+    notes: Sequence[str] = ()
+
+    def stratum(self, item: Item) -> str:
+        """'head' or 'tail', by the item's own value of the strata's category."""
+        return "tail" if item.markers.get(self.strata["category"]) in self.tail else "head"
+
+    @property
+    def tail(self) -> frozenset[str]:
+        return frozenset(self.strata["tail"])
+
+
+def choose_items(items: Sequence[Item], stratum: Callable[[Item], str], most: int) -> list[Item]:
+    """At most `most` items a split and stratum, by the hash of their id: the same ones every time."""
+    order = np.argsort(hash_ids([item.id for item in items]), kind="stable")
+    counts: dict[tuple[str, str], int] = {}
+    chosen = []
+    for i in order:
+        cell = (items[i].split, stratum(items[i]))
+        counts[cell] = counts.get(cell, 0) + 1
+        if counts[cell] <= most:
+            chosen.append(items[i])
+    return chosen
+
+
+def moved(item: Item, seed: int) -> dict[str, str]:
+    """One value for each lever that the prompt leaves open, another than the row's own."""
+    draws = np.random.default_rng([seed, int(hash_ids([item.id])[0])])
+    asked = {}
+    for category, values in sorted(item.open.items()):
+        others = [v for v in values if v != item.markers.get(category)]
+        if others:
+            asked[category] = others[int(draws.integers(len(others)))]
+    return asked

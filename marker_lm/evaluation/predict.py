@@ -1,0 +1,78 @@
+"""Decodes held-out items with one trained arm under every setting; kept on disk, so done once."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.sampling import Sampling
+from marker_lm.evaluation.benchmark import Item
+from marker_lm.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A decoded answer: text, inferred and pinned markers, probability of each marker's value."""
+
+    text: str
+    markers: Mapping
+    probability: Mapping[str, float]
+    finished: bool
+
+
+def predict(
+    engine: Engine,
+    items: Sequence[Item],
+    pins: Sequence[Mapping],
+    sampling: Sampling,
+    path: epath.PathLike,
+    title: str,
+    version: str,
+) -> list[Answer]:
+    """One answer an item, in order; read from `path` where it was made before.
+
+    Args:
+      engine: of the arm. An arm without markers takes no pins: they are left out for it.
+      items: what to answer.
+      pins: pinned markers of each item.
+      sampling: greedy, usually.
+      path: JSONL file of this arm and setting.
+      title: for the progress line.
+      version: names the parameters; answers of another version are made again.
+    """
+    path = epath.Path(path)
+    asked = [
+        item.prompt + json.dumps(dict(p), sort_keys=True)
+        for item, p in zip(items, pins, strict=True)
+    ]
+    settings = json.dumps([version, dataclasses.asdict(sampling), asked])
+    key = hashlib.sha256(settings.encode()).hexdigest()
+    if path.exists():
+        head, *lines = path.read_text().splitlines()
+        if json.loads(head) == key:
+            return [Answer(**json.loads(line)) for line in lines]
+    levers = engine.layout.completion_side
+    controls = [Controls(pinned={c: v for c, v in p.items() if c in levers}) for p in pins]
+    # Rows that are likely to be as long as each other end together, so few steps are wasted.
+    order = sorted(range(len(items)), key=lambda i: len(items[i].key))
+    answers: list[Answer | None] = [None] * len(items)
+    with Progress(title, len(items)) as progress:
+        for start in range(0, len(order), engine.batch):
+            chosen = order[start : start + engine.batch]
+            results = engine.generate(
+                [items[i].prompt for i in chosen], [controls[i] for i in chosen], sampling
+            )
+            for i, r in zip(chosen, results, strict=True):
+                answers[i] = Answer(r.text, r.markers, r.probability, r.finished)
+            progress.update(start + len(chosen))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps(key),
+        *(json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return answers

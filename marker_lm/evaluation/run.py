@@ -1,0 +1,154 @@
+"""Evaluates trained arms on one benchmark and gathers the results of the report."""
+
+import datetime
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from marker_lm.data.arms import ARMS
+from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.load import load_engine
+from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.scoring import Scorer
+from marker_lm.evaluation import tables
+from marker_lm.evaluation.benchmark import Benchmark, moved
+from marker_lm.evaluation.predict import predict
+from marker_lm.evaluation.samples import lever_samples
+from marker_lm.model.params import parameter_count
+from marker_lm.training.checkpoints import load_about
+from marker_lm.training.metrics import read_metrics
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "seqio", "numpy")
+
+
+def evaluate(
+    benchmark: Benchmark,
+    arms: Mapping[str, epath.PathLike],
+    config: ConfigDict,
+    folder: epath.PathLike,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Decodes, checks and scores; returns the results that evaluation/report.py documents.
+
+    Each arm answers every item as it is (a marked arm infers its markers), with the row's own markers
+    pinned, and with every open lever moved to another value. An arm that never saw a marker can't be
+    pinned: its plain answers stand beside.
+
+    Args:
+      benchmark: items, strata and checks.
+      arms: name -> workdir of the trained run; 'markers' first.
+      config: its `eval` and `decode` sections and seed.
+      folder: where answers are kept, so that an evaluation goes on where it was stopped.
+      log: takes lines for people.
+    """
+    folder, began = epath.Path(folder), time.monotonic()
+    items = benchmark.items
+    sampling = Sampling(max_tokens=config.decode.max_tokens)
+    levers = tuple(benchmark.checks)
+    own = [{c: i.markers[c] for c in levers if c in i.markers} for i in items]
+    asked = [o | moved(i, config.seed) for i, o in zip(items, own, strict=True)]
+    settings = {"inferred": [{}] * len(items), "pinned": own, "moved": asked}
+    answers: dict[str, dict[str, list]] = {}
+    engines: dict[str, Engine] = {}
+    for arm, workdir in arms.items():
+        engine, _ = load_engine(workdir, batch=config.decode.batch)
+        engines[arm] = engine
+        version = f"{arm} {load_about(epath.Path(workdir) / 'checkpoints')['step']}"
+        marked = ARMS[arm].completion_side
+        wanted = settings if marked else {"plain": [{}] * len(items)}
+        answers[arm] = {
+            name: predict(
+                engine,
+                items,
+                pins,
+                sampling,
+                folder / f"{arm}.{name}.jsonl",
+                f"decode {arm} {name}",
+                version,
+            )
+            for name, pins in wanted.items()
+        }
+    main = engines["markers"]
+    log("posteriors ...")
+    return {
+        "meta": {
+            "title": "Training-time markers: does one model infer them and obey them?",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "config": config.to_dict(),
+            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "taxonomy_hash": main.taxonomy.hash,
+            "parameters": parameter_count(main.config),
+            "rows": {"evaluated": len(items)},
+            "notes": list(benchmark.notes),
+        },
+        "arms": [arm_curves(name, workdir) for name, workdir in arms.items()],
+        "quality": tables.quality(benchmark, answers),
+        "differences": tables.differences(benchmark, answers),
+        "control": tables.control(benchmark, answers, own, asked),
+        "inference": tables.inference(benchmark, answers),
+        "asked_got": tables.asked_got(benchmark, answers["markers"]["moved"], asked),
+        "inferred_confusion": tables.inferred_confusion(benchmark, answers["markers"]["inferred"]),
+        "posterior": posterior_check(benchmark, main),
+        "strata": dict(benchmark.strata),
+        "samples": lever_samples(benchmark, main, sampling, config.eval.samples),
+        "caveats": list(caveats(arms)),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def arm_curves(name: str, workdir: epath.PathLike) -> dict[str, Any]:
+    """The learning curves of one arm, from its metrics file."""
+    records = read_metrics(workdir)
+    train = [r for r in records if "loss" in r]
+    held = [r for r in records if "eval_answer_nats" in r]
+    return {
+        "name": name,
+        "label": ARMS[name].label,
+        "curve": {
+            "step": [r["step"] for r in train],
+            "loss": [r["loss"] for r in train],
+            "answer_loss": [r["answer_nats"] for r in train],
+        },
+        "eval_curve": {
+            "step": [r["step"] for r in held],
+            "answer_nats": [r["eval_answer_nats"] for r in held],
+        },
+    }
+
+
+def posterior_check(benchmark: Benchmark, engine: Engine, most: int = 32) -> dict[str, Any]:
+    """Posteriors of each category whose value the prompt fixes: do they sum to 1, are they right?"""
+    scorer, errors, right, n = Scorer(engine), [0.0], {}, 0
+    for category in engine.grammar.values:
+        chosen = [i for i in benchmark.items if i.determined and category in i.determined][:most]
+        if not chosen:
+            continue
+        posteriors = scorer.posterior([i.prompt for i in chosen], category)
+        errors += [abs(sum(p.values()) - 1) for p in posteriors]
+        p_true = [p[i.markers[category]] for p, i in zip(posteriors, chosen, strict=True)]
+        right[category] = float(np.mean(p_true))
+        n += len(chosen)
+    return {"n": n, "max_error_of_sum": max(errors), "mean_true_probability": right}
+
+
+def caveats(arms: Mapping[str, Any]):
+    """What figures of such a run don't show."""
+    yield "One seed an arm: the intervals are over items, not over training runs."
+    yield (
+        "The same learning rate for all arms; where it is not each arm's best, differences between "
+        "arms shift."
+    )
+    yield (
+        "All arms train on the same rows in the same order and steps; a marked arm also trains on the "
+        "tokens of its lists, and writes its list before it answers."
+    )
+    if "shuffled" not in arms:
+        yield (
+            "Without an arm of shuffled markers, a gain over the plain arm may be that of any auxiliary "
+            "loss and not of what the markers say; run with --shuffled to tell."
+        )

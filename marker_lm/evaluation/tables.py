@@ -1,0 +1,251 @@
+"""From decoded answers to the tables of the report. Shares are 0..1; every table keeps its n."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from marker_lm.evaluation.benchmark import Benchmark, Item
+from marker_lm.evaluation.predict import Answer
+from marker_lm.evaluation.statistics import (
+    confusion_matrix,
+    difference_in_differences,
+    mean_interval,
+    paired_difference,
+)
+
+STRATA = ("all", "head", "tail")
+Answers = Mapping[str, Mapping[str, Sequence[Answer]]]
+
+
+def exact(item: Item, answer: Answer) -> float:
+    """Whether the answer is the key, letter by letter but for white space around it."""
+    return float(answer.text.strip() == item.key.strip())
+
+
+def _in(benchmark: Benchmark, stratum: str, split: str | None = "heldout") -> list[int]:
+    """Numbers of the items of a stratum and split (None: both splits)."""
+    return [
+        n
+        for n, item in enumerate(benchmark.items)
+        if stratum in ("all", benchmark.stratum(item)) and split in (None, item.split)
+    ]
+
+
+def _scored(values: Sequence[float | None], at: Sequence[int]) -> list[float]:
+    return [values[n] for n in at if values[n] is not None]
+
+
+def quality(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
+    """Exact match by arm, mode and stratum on held-out rows; moved levers have a key of their own."""
+    rows = []
+    for arm, modes in answers.items():
+        for mode in ("plain", "inferred", "pinned"):
+            if mode not in modes:
+                continue
+            match = [exact(i, a) for i, a in zip(benchmark.items, modes[mode], strict=True)]
+            for stratum in STRATA:
+                interval = mean_interval(_scored(match, _in(benchmark, stratum)))
+                rows.append(
+                    {"arm": arm, "mode": mode, "stratum": stratum, "metric": "exact_match"}
+                    | _interval(interval, "mean")
+                )
+    return rows
+
+
+def differences(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
+    """Paired differences in exact match, over the items that determine their answer.
+
+    A prompt that leaves a lever open has no single right answer, so the inferred mode is compared with
+    the other arms only where nothing is open; the pinned mode, on all held-out rows.
+    """
+    ours = answers["markers"]
+    match = {
+        f"{arm}/{mode}": [exact(i, a) for i, a in zip(benchmark.items, found, strict=True)]
+        for arm, modes in answers.items()
+        for mode, found in modes.items()
+        if mode != "moved"
+    }
+    closed = {n for n, item in enumerate(benchmark.items) if not item.open}
+    rows = []
+    for mode in ("inferred", "pinned"):
+        for arm, modes in answers.items():
+            other = "plain" if "plain" in modes else mode
+            if modes is ours:
+                continue
+            a, b = f"markers/{mode}", f"{arm}/{other}"
+            for metric, keep in (
+                ("exact_match", lambda n: True),
+                ("exact_match where nothing is open", closed.__contains__),
+            ):
+                at = {s: [n for n in _in(benchmark, s) if keep(n)] for s in STRATA}
+                rows += _difference_rows(a, b, metric, match, at)
+    return rows
+
+
+def _difference_rows(a, b, metric, match, at) -> list[dict[str, Any]]:
+    pick = {s: [[match[name][n] for n in at[s]] for name in (a, b)] for s in STRATA}
+    rows = []
+    for stratum in STRATA:
+        if len(at[stratum]) > 1:
+            interval = paired_difference(*pick[stratum])
+            rows.append(_difference(a, b, metric, stratum, interval))
+    if min(len(at["tail"]), len(at["head"])) > 1:
+        interval = difference_in_differences(*pick["tail"], *pick["head"])
+        rows.append(_difference(a, b, metric, "tail minus head", interval))
+    return rows
+
+
+def _difference(a, b, metric, stratum, interval) -> dict[str, Any]:
+    return {"a": a, "b": b, "metric": metric, "stratum": stratum} | _interval(interval, "diff")
+
+
+def _interval(interval, name: str) -> dict[str, Any]:
+    return {"n": interval.n, name: interval.mean, "low": interval.low, "high": interval.high}
+
+
+def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str, Any]]:
+    """Asked against got, per category: the row's own value pinned, and an open lever moved.
+
+    'pinned' is over all held-out rows. 'pinned, prompt leaves it open' and 'moved to another value'
+    are over those whose prompt doesn't give the value away. The last check is over the pairs of
+    language and format that training never had, both at once.
+    """
+    bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "control"}
+    rows = []
+
+    def add(arm, category, check, stratum, values):
+        if values:
+            rows.append(
+                {
+                    "arm": arm,
+                    "category": category,
+                    "check": check,
+                    "stratum": stratum,
+                    "bar": bars.get((category, check)) if stratum == "all" else None,
+                }
+                | _interval(mean_interval(values), "obeyed")
+            )
+
+    for arm, modes in answers.items():
+        pinned, changed = (modes.get(m, modes.get("plain")) for m in ("pinned", "moved"))
+        hits = {c: _obeyed(benchmark, c, pinned, own) for c in benchmark.checks}
+        shifts = {c: _obeyed(benchmark, c, changed, asked) for c in benchmark.checks}
+        for category in benchmark.checks:
+            is_open = [len(i.open.get(category, ())) > 1 for i in benchmark.items]
+            for stratum in STRATA:
+                at = _in(benchmark, stratum)
+                free = [n for n in at if is_open[n]]
+                add(arm, category, "pinned", stratum, _scored(hits[category], at))
+                add(
+                    arm,
+                    category,
+                    "pinned, prompt leaves it open",
+                    stratum,
+                    _scored(hits[category], free),
+                )
+                add(
+                    arm,
+                    category,
+                    "moved to another value",
+                    stratum,
+                    _scored(shifts[category], free),
+                )
+        if {"lang", "format"} <= set(benchmark.checks):
+            both = [
+                None if None in (a, b) else a * b
+                for a, b in zip(hits["lang"], hits["format"], strict=True)
+            ]
+            for stratum in STRATA:
+                at = _in(benchmark, stratum, "unseen")
+                values = _scored(both, at)
+                add(arm, "lang + format", "pinned, pair never seen in training", stratum, values)
+    return rows
+
+
+def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float | None]:
+    """1 or 0 an item, None where nothing was asked or nothing can be told."""
+    check: Callable = benchmark.checks[category]
+    found = []
+    for answer, want in zip(answers, asked, strict=True):
+        got = check(answer.text, want) if category in want else None
+        found.append(None if got is None else float(got == want[category]))
+    return found
+
+
+def inference(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
+    """Accuracy of inferred markers, apart for what the prompt determines and what it leaves open."""
+    bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "inference"}
+    rows = []
+    for arm, modes in answers.items():
+        for category in _inferred(modes.get("inferred", [])):
+            for where in ("prompt determines it", "prompt leaves it open", "all rows"):
+                for stratum in STRATA:
+                    values = [
+                        float(modes["inferred"][n].markers.get(category) == item.markers[category])
+                        for n in _in(benchmark, stratum)
+                        if _where(item := benchmark.items[n], category) == where
+                    ]
+                    if values:
+                        rows.append(
+                            {
+                                "arm": arm,
+                                "category": category,
+                                "where": where,
+                                "stratum": stratum,
+                                "bar": bars.get((category, where)) if stratum == "all" else None,
+                            }
+                            | _interval(mean_interval(values), "accuracy")
+                        )
+    return rows
+
+
+def _where(item: Item, category: str) -> str | None:
+    if category not in item.markers:
+        return None
+    if item.determined is None:
+        return "all rows"
+    return "prompt determines it" if category in item.determined else "prompt leaves it open"
+
+
+def _inferred(answers: Sequence[Answer]) -> list[str]:
+    return sorted({category for answer in answers for category in answer.markers})
+
+
+def asked_got(benchmark: Benchmark, answers, asked) -> dict[str, Any]:
+    """Category -> counts of asked against got, over the levers that were moved."""
+    tables = {}
+    for category, check in benchmark.checks.items():
+        pairs = [
+            (want[category], check(answer.text, want))
+            for item, answer, want in zip(benchmark.items, answers, asked, strict=True)
+            if category in item.open and category in want
+        ]
+        pairs = [(w, g) for w, g in pairs if g is not None]
+        if pairs:
+            labels, matrix = _counts(pairs)
+            tables[category] = {"labels": labels, "matrix_asked_x_got": matrix}
+    return tables
+
+
+def inferred_confusion(benchmark: Benchmark, answers) -> dict[str, Any]:
+    """Category -> counts of true against inferred, where the prompt determines the value."""
+    tables = {}
+    for category in _inferred(answers):
+        pairs = [
+            (str(item.markers[category]), str(answer.markers.get(category, "none")))
+            for item, answer in zip(benchmark.items, answers, strict=True)
+            if _where(item, category) in ("prompt determines it", "all rows")
+        ]
+        if pairs:
+            labels, matrix = _counts(pairs)
+            tables[category] = {"labels": labels, "matrix_true_x_inferred": matrix}
+    return tables
+
+
+def _counts(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[list[int]]]:
+    """Labels by how often they come first, and the square matrix of counts."""
+    first, second = zip(*pairs, strict=True)
+    often = {label: -list(first).count(label) for label in {*first, *second}}
+    labels = sorted(often, key=lambda label: (often[label], label))
+    return labels, np.asarray(confusion_matrix(first, second, labels)).tolist()

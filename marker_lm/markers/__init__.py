@@ -1,0 +1,1 @@
+"""Markers: taxonomy, templates, token codec and dropout (plain Python and NumPy)."""

@@ -1,0 +1,1 @@
+"""The Flax transformer: pure functions of (params, tokens, positions, segments, cache)."""

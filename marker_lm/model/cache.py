@@ -1,0 +1,63 @@
+"""The key-value cache: an explicit value that goes into the model and comes back longer."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from marker_lm.model.config import ModelConfig
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of the tokens so far; slot s of a row holds the token at position s.
+
+    Attributes:
+      k, v: [layers, B, S, K, N].
+      length: int32 [B], the tokens each row holds. Rows differ.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    length: jax.Array
+
+    @property
+    def size(self) -> int:
+        """S, the tokens a row can hold."""
+        return self.k.shape[2]
+
+    def take(self, rows: jax.Array) -> "KVCache":
+        """The cache of `rows` (int [B']), repeated or reordered at will."""
+        return KVCache(self.k[:, rows], self.v[:, rows], self.length[rows])
+
+
+def init_cache(config: ModelConfig, batch: int, size: int, dtype=None) -> KVCache:
+    """An empty cache for `batch` rows of up to `size` tokens; `dtype` is the compute dtype."""
+    shape = (config.layers, batch, size, config.kv_heads, config.head_size)
+    dtype = jnp.dtype(dtype or config.dtype)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch,), jnp.int32))
+
+
+def cache_slots(
+    cache: KVCache, positions_BxL: jax.Array, segment_ids_BxL: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where new tokens go and what they see.
+
+    Returns:
+      slots int32 [B, L] (S, past the end, for padding: such a write is dropped), mask bool
+      [B, L, S] (filled slots up to the token's own position), and the new lengths int32 [B].
+    """
+    real = segment_ids_BxL != 0
+    slots = jnp.where(real, positions_BxL, cache.size)
+    last_B = jnp.max(jnp.where(slots < cache.size, slots + 1, 0), axis=1)
+    length_B = jnp.maximum(cache.length, last_B).astype(jnp.int32)
+    slot_S = jnp.arange(cache.size)
+    seen = slot_S <= positions_BxL[:, :, None]
+    return slots, seen & (slot_S < length_B[:, None])[:, None], length_B
+
+
+def write_layer(
+    array: jax.Array, layer: jax.Array, slots_BxL: jax.Array, new_BxLxKxN: jax.Array
+) -> jax.Array:
+    """Writes new keys or values of one layer into [layers, B, S, K, N], in place under jit."""
+    rows = jnp.arange(slots_BxL.shape[0])[:, None]
+    return array.at[layer, rows, slots_BxL].set(new_BxLxKxN.astype(array.dtype), mode="drop")

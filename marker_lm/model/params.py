@@ -1,0 +1,112 @@
+"""The one abstract parameter tree: shape, dtype, logical axes and initializer of every array.
+
+Initialisation, sharding, checkpoint restore and conversion all read this tree; the modules in
+`transformer.py` declare their parameters from it too, so the two can not drift apart.
+"""
+
+import dataclasses
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from marker_lm.model.config import ModelConfig
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayInfo:
+    """What is known of a parameter before it exists. `init(key, shape, dtype)` makes it."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str, ...]
+    init: initializers.Initializer
+
+
+def _truncated_normal(std: float) -> initializers.Initializer:
+    # Cutting a normal at two standard deviations leaves this much of its standard deviation.
+    return initializers.truncated_normal(std / 0.87962566103423978)
+
+
+def attention_params(config: ModelConfig) -> dict[str, ArrayInfo]:
+    """Parameters of the attention part of one block."""
+    D, H, K, N = config.width, config.heads, config.kv_heads, config.head_size
+    dtype = jnp.dtype(config.param_dtype)
+    fan_in = _truncated_normal(D**-0.5)
+    out = _truncated_normal((H * N) ** -0.5 / math.sqrt(2 * config.layers))
+    return {
+        "norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones),
+        "query": ArrayInfo((D, H, N), dtype, ("embed", "heads", "head"), fan_in),
+        "key": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
+        "value": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
+        "out": ArrayInfo((H, N, D), dtype, ("heads", "head", "embed"), out),
+    }
+
+
+def mlp_params(config: ModelConfig) -> dict[str, ArrayInfo]:
+    """Parameters of the feed-forward part (SwiGLU) of one block."""
+    D, F = config.width, config.ff
+    dtype = jnp.dtype(config.param_dtype)
+    fan_in = _truncated_normal(D**-0.5)
+    out = _truncated_normal(F**-0.5 / math.sqrt(2 * config.layers))
+    return {
+        "norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones),
+        "gate": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
+        "up": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
+        "down": ArrayInfo((F, D), dtype, ("mlp", "embed"), out),
+    }
+
+
+def outer_params(config: ModelConfig) -> dict[str, ArrayInfo]:
+    """Parameters outside the blocks; both tables are [vocab, width]."""
+    D, V = config.width, config.vocab
+    dtype = jnp.dtype(config.param_dtype)
+    tables = {"embedding": ArrayInfo((V, D), dtype, ("vocab", "embed"), _truncated_normal(0.02))}
+    if not config.tied_head:
+        tables["head"] = ArrayInfo((V, D), dtype, ("vocab", "embed"), _truncated_normal(D**-0.5))
+    return tables | {"final_norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones)}
+
+
+def abstract_params(config: ModelConfig) -> Tree:
+    """The tree of `ArrayInfo`: the same nesting as the parameters, blocks stacked on axis 0."""
+
+    def stack(info: ArrayInfo) -> ArrayInfo:
+        # Initialisers draw every element alike, so the stacked array needs no loop over layers.
+        return dataclasses.replace(
+            info, shape=(config.layers, *info.shape), axes=("layers", *info.axes)
+        )
+
+    block = {"attention": attention_params(config), "mlp": mlp_params(config)}
+    return outer_params(config) | {"layers": jax.tree.map(stack, block)}
+
+
+def abstract_arrays(config: ModelConfig) -> Tree:
+    """The tree of `jax.ShapeDtypeStruct`."""
+    return jax.tree.map(
+        lambda info: jax.ShapeDtypeStruct(info.shape, info.dtype), abstract_params(config)
+    )
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Tree:
+    """Fresh parameters as a plain nested dict of arrays.
+
+    Call it under `jax.jit` with `out_shardings` to have them made in place; the values do not
+    depend on the sharding. A parameter's key comes from its path, so the others keep their
+    values when one is added.
+    """
+
+    def make(path, info: ArrayInfo) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return info.init(jax.random.fold_in(key, zlib.crc32(name.encode())), info.shape, info.dtype)
+
+    return jax.tree_util.tree_map_with_path(make, abstract_params(config))
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of scalar parameters."""
+    return sum(math.prod(info.shape) for info in jax.tree.leaves(abstract_params(config)))

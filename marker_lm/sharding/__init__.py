@@ -1,0 +1,1 @@
+"""Device meshes and the rules that lay parameters and batches out on them."""

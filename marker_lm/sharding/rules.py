@@ -1,0 +1,133 @@
+"""Which mesh axes a logical axis is split over."""
+
+import contextlib
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from marker_lm.model.config import ModelConfig
+from marker_lm.model.params import abstract_params
+
+Tree = Any
+Rules = Mapping[str, tuple[str, ...]]
+
+RULES: Rules = {
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head": (),
+    "mlp": ("tensor",),
+    "layers": (),
+    "batch": ("data", "fsdp"),
+    "length": (),
+}
+
+
+class ShardingError(ValueError):
+    """An array can not be laid out on the mesh as the rules say."""
+
+
+def partition_spec(
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    mesh: Mesh,
+    rules: Rules = RULES,
+) -> PartitionSpec:
+    """The layout of one array; `name` is for messages.
+
+    Raises:
+      ShardingError: an unknown logical axis, a mesh axis used twice, or a dimension that its mesh
+        axes do not divide.
+    """
+    used: dict[str, str] = {}
+    entries = []
+    for size, axis in zip(shape, axes, strict=True):
+        if axis is not None and axis not in rules:
+            nearest = difflib.get_close_matches(axis, rules, n=1, cutoff=0.0)[0]
+            raise ShardingError(
+                f"{name}: no rule for the logical axis {axis!r} (nearest: {nearest!r})."
+            )
+        mesh_axes = rules[axis] if axis is not None else ()
+        for mesh_axis in mesh_axes:
+            if mesh_axis in used:
+                raise ShardingError(
+                    f"{name}: the mesh axis {mesh_axis!r} would split both {used[mesh_axis]!r} "
+                    f"and {axis!r}; give one of them another mesh axis in the rules."
+                )
+            used[mesh_axis] = axis
+        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in mesh_axes)
+        if size % ways:
+            raise ShardingError(
+                f"{name}: the dimension {axis!r} of size {size} does not divide by {ways} "
+                f"(mesh {'*'.join(mesh_axes)}); make it {-(-size // ways) * ways} or use a mesh "
+                f"with {'*'.join(mesh_axes)}={math.gcd(size, ways)}."
+            )
+        entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+    return PartitionSpec(*entries)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tree:
+    """The tree of `NamedSharding` of the model's parameters. Raises ShardingError."""
+
+    def sharding(path, info) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, partition_spec(name, info.shape, info.axes, mesh, rules))
+
+    return jax.tree_util.tree_map_with_path(sharding, abstract_params(config))
+
+
+def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
+    """The layout of a batch array [B, ...]: rows split over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The layout of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def tree_shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tree:
+    """Shardings for a tree that holds copies of the parameters, such as an optimizer state.
+
+    A leaf whose path ends in a parameter's path and that has its shape is laid out like that
+    parameter; every other leaf (counters, factored moments) is replicated.
+
+    Args:
+      tree: any tree of arrays or ShapeDtypeStructs.
+      params: the parameters, or anything with their nesting and `.shape` at the leaves.
+      shardings: the parameters' shardings.
+      mesh: for the replicated leaves.
+    """
+    known = {}
+    for (path, param), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+    ):
+        known[path] = (param.shape, sharding)
+
+    def choose(path, leaf) -> NamedSharding:
+        for start in range(len(path)):
+            shape, sharding = known.get(path[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[Mesh]:
+    """Makes `mesh` current: the constraints on activations hold for what is traced inside."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
+        yield mesh
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Asks for x to be laid out by its logical axes; x itself outside `use_mesh`."""
+    return nn.with_logical_constraint(x, axes)

@@ -1,0 +1,91 @@
+"""The training state and the one jitted step that moves it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from marker_lm.model.config import ModelConfig
+from marker_lm.model.likelihood import batch_nll
+from marker_lm.model.params import init_params
+from marker_lm.sharding.rules import (
+    batch_sharding,
+    param_shardings,
+    tree_shardings_like,
+    use_mesh,
+)
+from marker_lm.training.loss import answer_normalised
+
+
+def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, key):
+    """A new state: {'params', 'opt_state', 'step' int32}."""
+    params = init_params(config, key)
+    return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+
+
+def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh):
+    """The state's shapes, dtypes and shardings: what jit, restore and the plan all start from."""
+    shapes = jax.eval_shape(lambda key: init_state(config, optimizer, key), jax.random.key(0))
+    shardings = tree_shardings_like(shapes, shapes["params"], param_shardings(config, mesh), mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+
+def new_state(config: ModelConfig, optimizer, mesh, seed: int):
+    """A fresh state, every parameter made on the devices that hold it."""
+    abstract = abstract_state(config, optimizer, mesh)
+    init = jax.jit(
+        functools.partial(init_state, config, optimizer),
+        out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+    )
+    with use_mesh(mesh):
+        return init(jax.random.key(seed))
+
+
+def make_train_step(config: ModelConfig, optimizer, mesh, blocks: int):
+    """Returns jitted (state, batch) -> (state, metrics); the state is donated.
+
+    Metrics are float32 scalars: loss, grad_norm, and sums of nats and tokens by kind.
+    """
+    state_shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
+
+    def loss_fn(params, batch):
+        return answer_normalised(batch_nll(params, config, batch, blocks), batch)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(state_shardings, batch_sharding(mesh)),
+        out_shardings=(state_shardings, None),
+    )
+    def train_step(state, batch):
+        (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"], batch)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **sums}
+        return {"params": params, "opt_state": opt_state, "step": state["step"] + 1}, metrics
+
+    return _traced_on(mesh, train_step)
+
+
+def make_eval_step(config: ModelConfig, mesh, blocks: int):
+    """Returns jitted (params, batch) -> sums of nats and tokens by kind."""
+
+    @functools.partial(jax.jit, in_shardings=(param_shardings(config, mesh), batch_sharding(mesh)))
+    def eval_step(params, batch):
+        return answer_normalised(batch_nll(params, config, batch, blocks), batch)[1]
+
+    return _traced_on(mesh, eval_step)
+
+
+def _traced_on(mesh, function):
+    """Calls `function` with the mesh current, so that constraints on activations hold."""
+
+    @functools.wraps(function)
+    def call(*args):
+        with use_mesh(mesh):
+            return function(*args)
+
+    return call

@@ -1,0 +1,224 @@
+"""The cache gives back what was written, or says what is wrong with it."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra.numpy import arrays
+
+from marker_lm.data import cache as cache_module
+from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest, write_cache
+from marker_lm.data.spans import Spans, build_index, decode_record, encode_record
+from marker_lm.markers.dropout import hash_ids
+
+CATEGORIES = ("lang", "task", "words")
+MANIFEST = {"categories": CATEGORIES, "task": "small", "template": "text"}
+
+
+def make(i):
+    rng = np.random.default_rng(i)
+    ids = [rng.integers(0, 300, n, np.int32) for n in rng.integers(1, 40, 5)]
+    present = [c for c in range(3) if rng.random() < 0.6]
+    return Spans(f"row-{i}-é", ids[0], ids[1], {CATEGORIES[c]: ids[2 + c] for c in present})
+
+
+def same(a, b):
+    return (
+        a.id == b.id
+        and np.array_equal(a.prompt, b.prompt)
+        and np.array_equal(a.completion, b.completion)
+        and list(a.markers) == list(b.markers)
+        and all(np.array_equal(a.markers[c], b.markers[c]) for c in a.markers)
+    )
+
+
+@pytest.fixture
+def rows():
+    return [make(i) for i in range(250)]
+
+
+@pytest.fixture
+def folder(tmp_path, rows):
+    write_cache(iter(rows), tmp_path / "cache", MANIFEST, rows_per_shard=100)
+    return tmp_path / "cache"
+
+
+IDS = arrays(np.int32, st.integers(0, 9), elements=st.integers(0, 2**31 - 1))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.characters(exclude_categories=["Cs"])), IDS, IDS, IDS, IDS)
+def test_record_round_trip(name, prompt, completion, first, second):
+    spans = Spans(name, prompt, completion, {"words": first, "lang": second})
+    column = {c: i for i, c in enumerate(CATEGORIES)}
+    found = decode_record(encode_record(spans, column), CATEGORIES)
+    assert same(found, spans)
+    assert found.prompt.dtype == np.int32
+
+
+def test_write_and_read_back(folder, rows):
+    cache = Cache(folder)
+    assert len(cache) == 250
+    order = np.random.default_rng(0).permutation(250).tolist() + [99, 100, 99, 249, 0, 0]
+    found = cache.read_many(order)
+    assert len(found) == len(order)
+    assert all(same(one, rows[i]) for one, i in zip(found, order, strict=True))
+    assert same(cache.read(199), rows[199])
+    assert cache.read_many([]) == []
+
+
+def test_index_and_manifest(folder, rows):
+    cache = Cache(folder)
+    index, manifest = cache.index, cache.manifest
+    assert index.categories == CATEGORIES
+    assert np.array_equal(index.example_hash_N, hash_ids([row.id for row in rows]))
+    assert index.example_hash_N.dtype == np.uint64
+    assert index.prompt_len_N.tolist() == [len(row.prompt) for row in rows]
+    assert index.completion_len_N.tolist() == [len(row.completion) for row in rows]
+    expected = [[len(row.markers.get(c, ())) for c in CATEGORIES] for row in rows]
+    assert index.marker_len_NxC.tolist() == expected
+    for lengths in (index.prompt_len_N, index.completion_len_N, index.marker_len_NxC):
+        assert lengths.dtype == np.int32
+    assert manifest["rows"] == 250 and manifest["version"] == 1
+    assert manifest["task"] == "small" and manifest["template"] == "text"
+    assert [shard["rows"] for shard in manifest["shards"]] == [100, 100, 50]
+    assert sum(manifest["tokens"].values()) == sum(row.tokens() for row in rows)
+
+
+def test_index_take_and_blocks(rows):
+    builder_block = build_index(rows * 300, CATEGORIES)  # more rows than one block of the builder
+    one = build_index(rows, CATEGORIES)
+    assert len(builder_block) == 75_000
+    assert np.array_equal(builder_block.marker_len_NxC, np.tile(one.marker_len_NxC, (300, 1)))
+    taken = one.take(np.array([5, 3]))
+    assert taken.prompt_len_N.tolist() == [len(rows[5].prompt), len(rows[3].prompt)]
+    assert taken.example_hash_N.tolist() == hash_ids([rows[5].id, rows[3].id]).tolist()
+
+
+def test_an_empty_marker_span_is_refused(tmp_path):
+    empty = np.zeros(0, np.int32)
+    with pytest.raises(ValueError, match="marker 'lang' of example 'x' has no tokens"):
+        write_cache([Spans("x", empty, empty, {"lang": empty})], tmp_path / "c", MANIFEST)
+
+
+def test_rows_outside(folder):
+    cache = Cache(folder)
+    for bad in (-1, 250):
+        with pytest.raises(IndexError, match=f"row {bad} is outside"):
+            cache.read_many([0, bad])
+
+
+def test_writing_streams_and_finishes_late(tmp_path, rows):
+    seen = []
+
+    def stream():
+        for row in rows:
+            seen.append(row.id)
+            yield row
+
+    manifest = write_cache(
+        stream(), tmp_path / "c", MANIFEST, finish=lambda: {"rejects": len(seen)}
+    )
+    assert manifest["rejects"] == 250
+    assert read_manifest(tmp_path / "c")["rejects"] == 250
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path, rows):
+    def broken():
+        yield from rows[:5]
+        raise RuntimeError("the source failed")
+
+    with pytest.raises(RuntimeError, match="the source failed"):
+        write_cache(broken(), tmp_path / "c", MANIFEST)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CacheError, match="no rows to write"):
+        write_cache([], tmp_path / "c", MANIFEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_rewrite_keeps_the_old_cache(folder, rows):
+    with pytest.raises(CacheError, match="is there already"):
+        write_cache(rows, folder, MANIFEST)
+    with pytest.raises(CacheError, match="no rows"):
+        write_cache([], folder, MANIFEST, overwrite=True)
+    assert len(Cache(folder)) == 250
+    write_cache(rows[:3], folder, MANIFEST, overwrite=True)
+    assert len(Cache(folder)) == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["cache"]
+
+
+def test_damage_is_named(folder):
+    shard = folder / "spans-00001.array_record"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    with pytest.raises(CacheError, match=r"spans-00001.array_record has \d+ bytes instead of \d+"):
+        Cache(folder)
+    shard.write_bytes(bytes(len(whole)))
+    with pytest.raises(CacheError, match="spans-00001.array_record cannot be read"):
+        Cache(folder)
+    shard.unlink()
+    with pytest.raises(CacheError, match="spans-00001.array_record is missing"):
+        Cache(folder)
+
+
+def test_wrong_counts_are_named(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    good = json.dumps(manifest)
+    manifest["shards"][2]["rows"] = 51
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CacheError, match="spans-00002.array_record has 50 rows instead of 51"):
+        Cache(folder)
+    (folder / "manifest.json").write_text(good.replace('"rows": 250', '"rows": 251'))
+    with pytest.raises(CacheError, match="has 250 rows, the manifest 251"):
+        Cache(folder)
+    (folder / "manifest.json").write_text(good)
+    (folder / "index.npz").write_bytes((folder / "index.npz").read_bytes()[:300])
+    with pytest.raises(CacheError, match="index.npz cannot be read"):
+        Cache(folder)
+
+
+def test_missing_and_other_version(folder, tmp_path):
+    assert is_cache(folder) and not is_cache(tmp_path / "none")
+    with pytest.raises(CacheError, match="no complete cache.*marker-lm prepare"):
+        Cache(tmp_path / "none")
+    (folder / "manifest.json").write_text('{"version": 99}')
+    with pytest.raises(CacheError, match="has version 99, this program reads version 1"):
+        Cache(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(CacheError, match="manifest.json is damaged"):
+        Cache(folder)
+
+
+def test_a_cache_goes_to_another_process(folder, rows):
+    cache = Cache(folder)
+    assert same(cache.read(120), rows[120])
+    other = pickle.loads(pickle.dumps(cache))
+    assert same(other.read(120), rows[120])
+
+
+def test_remote_folders_are_written_manifest_last_and_read_through_a_copy(
+    tmp_path, rows, monkeypatch
+):
+    monkeypatch.setattr(cache_module, "_is_remote", lambda folder: "remote" in str(folder))
+    folder = tmp_path / "remote" / "cache"
+    write_cache(rows, folder, MANIFEST, rows_per_shard=100)
+    cache = Cache(folder)
+    (folder / "spans-00000.array_record").unlink()
+    assert same(cache.read(7), rows[7])
+    with pytest.raises(CacheError, match="spans-00000.array_record is missing"):
+        Cache(folder)
+
+
+def test_neither_tensorflow_nor_jax_is_needed(folder):
+    code = (
+        "import sys; from marker_lm.data.cache import Cache;"
+        f"assert len(Cache({str(folder)!r}).read_many([3, 1])) == 2;"
+        "print([m for m in ('tensorflow', 'seqio', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

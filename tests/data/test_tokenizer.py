@@ -1,0 +1,153 @@
+"""Tokenizers give every text back."""
+
+import pickle
+
+import hypothesis.strategies as st
+import pytest
+import sentencepiece
+from hypothesis import example, given, settings
+
+from marker_lm.data.tokenizer import (
+    ByteTokenizer,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer,
+    train_sentencepiece,
+)
+
+LINES = [
+    "The capital of France is Paris.\nThe capital of Japan is 東京.\n\n- one\n- two",
+    "def f(x):\n    return x + 12345\n",
+    "| a | b |\n|---|---|\n\tSchlüssel: Größe, ¿qué tal?",
+    "ประเทศไทย คือ อะไร 日本の首都は東京です。",
+]
+TRICKY = [
+    "",
+    " ",
+    "\n",
+    "a\nb",
+    "\t\tx",
+    "   two   spaces   ",
+    "\r\n\r",
+    "<0x0A>",
+    "</s><unk><pad><s>",
+    "▁",
+    "a▁b",
+    " ▁ ▁▁ a▁",
+    "⁇ a ⁇ b",
+    "e\u0301 \u00e9 \ufb01 \uff21",
+    "\x00a\x00",
+    "\ufeff\u200b\u2028\x85\ufffd",
+    "𐍈👩‍👩‍👧 ወጪ",
+]
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return train_sentencepiece(LINES * 5, 500)
+
+
+@pytest.fixture(params=["pieces", "bytes"])
+def tokenizer(request, pieces):
+    return pieces if request.param == "pieces" else ByteTokenizer()
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_tricky_texts_round_trip(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.size for i in ids)
+    assert not {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+ODD_TEXT = st.text(st.sampled_from("▁ \n\t<>0xA/s⁇a1\0東"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(ANY_TEXT | ODD_TEXT, min_size=1, max_size=4))
+@example(["▁ ", " ▁"])
+def test_any_text_round_trips_alone_and_in_a_batch(pieces, texts):
+    for tokenizer in (pieces, ByteTokenizer()):
+        batch = tokenizer.encode_batch(texts)
+        assert [tokenizer.decode(ids) for ids in batch] == texts
+        assert batch == [tokenizer.encode(text) for text in texts]
+
+
+def test_ids_and_digits(pieces):
+    assert isinstance(pieces, Tokenizer) and isinstance(ByteTokenizer(), Tokenizer)
+    for tokenizer in (pieces, ByteTokenizer()):
+        assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
+        assert tokenizer.bos_id is None
+        digits = tokenizer.encode("0123456789")
+        assert len(digits) == 10 == len(set(digits))
+    assert len(pieces.encode("2024")) == 4
+
+
+def test_space_and_digits_are_pieces_even_without_any_in_the_training_text():
+    tokenizer = train_sentencepiece(["東京大阪京都"] * 3, 400)
+    assert tokenizer.decode(tokenizer.encode("東 京 12")) == "東 京 12"
+    assert len(tokenizer.encode("12")) == 2
+
+
+@pytest.mark.parametrize("text", ["a\ud800", "\udfff", "▁\udc00"])
+def test_lone_surrogate_is_one_sentence(tokenizer, text):
+    with pytest.raises(TokenizerError, match="lone surrogate"):
+        tokenizer.encode_batch(["fine", text])
+
+
+def test_decode_leaves_out_control_ids_and_refuses_reserved_ones(tokenizer):
+    ids = tokenizer.encode("abc")
+    assert tokenizer.decode([*ids, tokenizer.eos_id, tokenizer.pad_id]) == "abc"
+    for bad in (tokenizer.size, -1):
+        with pytest.raises(TokenizerError, match=f"the id {bad} is outside"):
+            tokenizer.decode([*ids, bad])
+
+
+def test_broken_bytes_become_replacement_characters():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode("é")[:1]) == "\ufffd"
+    assert tokenizer.decode([tokenizer.unk_id]) == "\ufffd"
+
+
+def test_save_load_hash_and_pickle(tokenizer, pieces, tmp_path):
+    tokenizer.save(tmp_path / "saved")
+    for other in (load_tokenizer(tmp_path / "saved"), pickle.loads(pickle.dumps(tokenizer))):
+        assert type(other) is type(tokenizer)
+        assert other.hash == tokenizer.hash
+        assert other.encode(LINES[0]) == tokenizer.encode(LINES[0])
+    assert pieces.hash != ByteTokenizer().hash
+    assert load_tokenizer("bytes").hash == ByteTokenizer().hash
+
+
+def test_training_is_deterministic(pieces):
+    assert train_sentencepiece(LINES * 5, 500).hash == pieces.hash
+
+
+def test_load_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no tokenizer at"):
+        load_tokenizer(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "bad.model").write_bytes(b"not a model")
+    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
+        load_tokenizer(tmp_path / "bad.model")
+
+
+def test_training_needs_text_and_room():
+    with pytest.raises(TokenizerError, match="could not train"):
+        train_sentencepiece([], 500)
+    with pytest.raises(TokenizerError, match="could not train a model of 100 pieces"):
+        train_sentencepiece(LINES, 100)
+
+
+def test_a_model_that_loses_text_is_refused(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES * 5),
+        model_prefix=str(tmp_path / "lossy"),
+        vocab_size=100,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    with pytest.raises(TokenizerError, match="byte_fallback"):
+        load_tokenizer(tmp_path / "lossy.model")

@@ -1,0 +1,93 @@
+"""Decoding with the cache equals the forward pass over whole rows."""
+
+import jax
+import numpy as np
+import pytest
+
+from marker_lm.model.cache import init_cache
+from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
+
+CONFIG = small_config()
+LENGTHS = np.array([7, 1, 4])
+TOTAL = 12
+
+
+@pytest.fixture(scope="module")
+def full():
+    tokens = random_tokens(CONFIG, 3, TOTAL)
+    logits, _ = forward(CONFIG, make_params(CONFIG), *plain(tokens))
+    return tokens, np.asarray(logits)
+
+
+def step(tokens, starts, counts, width, cache):
+    """Feeds counts[row] tokens of each row from starts[row], padded on the right to `width`."""
+    chunk = np.zeros((len(tokens), width), np.int32)
+    segments = np.zeros_like(chunk)
+    for row, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        chunk[row, :count] = tokens[row, start : start + count]
+        # Padding that was written or attended to would change the result.
+        chunk[row, count:] = 5
+        segments[row, :count] = 1
+    positions = starts[:, None] + np.arange(width)
+    logits, cache = forward(
+        CONFIG, make_params(CONFIG), chunk, positions.astype(np.int32), segments, cache
+    )
+    return np.asarray(logits), cache
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_rows_of_different_length(full, chunk):
+    tokens, expected = full
+    cache = init_cache(CONFIG, 3, TOTAL)
+    done = np.zeros(3, int)
+    logits, cache = step(tokens, done, LENGTHS, 7, cache)
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(logits[row, :length], expected[row, :length], atol=1e-5)
+    done = LENGTHS.copy()
+    while (done < TOTAL).any():
+        counts = np.minimum(TOTAL - done, chunk)
+        logits, cache = step(tokens, done, counts, chunk, cache)
+        for row, (start, count) in enumerate(zip(done, counts, strict=True)):
+            np.testing.assert_allclose(
+                logits[row, :count], expected[row, start : start + count], atol=1e-5
+            )
+        done += counts
+        np.testing.assert_array_equal(cache.length, done)
+
+
+def test_room_to_spare_and_garbage_in_it_change_nothing(full):
+    tokens, expected = full
+    cache = init_cache(CONFIG, 3, TOTAL + 5)
+    cache = jax.tree.map(lambda x: x + 9 if x.ndim == 5 else x, cache)
+    logits, _ = step(tokens, np.zeros(3, int), np.full(3, TOTAL), TOTAL, cache)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_padding_is_not_written():
+    cache = init_cache(CONFIG, 3, TOTAL)
+    _, cache = step(random_tokens(CONFIG, 3, TOTAL), np.zeros(3, int), LENGTHS, 7, cache)
+    for row, length in enumerate(LENGTHS):
+        assert (np.abs(cache.k[:, row, :length]).sum((-1, -2)) > 0).all()
+        assert (np.asarray(cache.k[:, row, length:]) == 0).all()
+        assert (np.asarray(cache.v[:, row, length:]) == 0).all()
+
+
+def test_take_branches_rows(full):
+    tokens, expected = full
+    cache = init_cache(CONFIG, 3, TOTAL)
+    _, cache = step(tokens, np.zeros(3, int), LENGTHS, 7, cache)
+    rows = np.array([2, 0, 2])
+    branch = cache.take(rows)
+    logits, _ = step(tokens[rows], LENGTHS[rows], np.ones(3, int), 1, branch)
+    for place, row in enumerate(rows):
+        np.testing.assert_allclose(logits[place, 0], expected[row, LENGTHS[row]], atol=1e-5)
+
+
+def test_a_token_beyond_the_cache_gives_nan_and_leaves_the_others(full):
+    tokens, expected = full
+    cache = init_cache(CONFIG, 3, 5)
+    logits, cache = step(tokens, np.zeros(3, int), np.array([7, 5, 2]), 7, cache)
+    assert np.isnan(logits[0, 5:]).all()
+    np.testing.assert_allclose(logits[0, :5], expected[0, :5], atol=1e-5)
+    np.testing.assert_allclose(logits[1, :5], expected[1, :5], atol=1e-5)
+    np.testing.assert_array_equal(cache.length, [5, 5, 2])
