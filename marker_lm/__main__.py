@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="marker-lm",
-        description="Fine-tune language models with training-time markers, and pull them as levers.",
+        description="Fine-tune language models with markers, and pull the markers as levers.",
         epilog="`marker-lm VERB --help` shows the verb's options and an example.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,12 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     # Overrides belong to a config; anything else unknown is a slip.
     args.overrides = [a for a in rest if a.startswith("--config.")] if "config" in args else []
-    for unknown in set(rest) - set(args.overrides):
+    for unknown in (a for a in rest if a not in args.overrides):
         parser.error(f"unknown argument {unknown!r}; `marker-lm {args.verb} --help` lists them all")
     try:
         return args.run(args) or 0
-    except (ValueError, FileNotFoundError) as error:
-        # Every error that a user can mend is a ValueError of ours with one sentence.
+    except (ValueError, OSError) as error:
+        # What a user can mend is a ValueError of ours with one sentence, or a path.
         if os.environ.get("MARKER_LM_TRACEBACK"):
             raise
         print(f"marker-lm {args.verb}: {error}", file=sys.stderr)

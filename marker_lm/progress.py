@@ -25,6 +25,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, done: int = 0, seconds: float = 10.0):
         self.title, self.total, self.first, self.done = title, total, done, done
+        self.note = ""
         self.live = sys.stderr.isatty()
         self.seconds = 0.2 if self.live else seconds
         self.start = time.monotonic()
@@ -34,7 +35,7 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        self.update(self.done, self.note if hasattr(self, "note") else "", force=True)
+        self.update(self.done, self.note, force=True)
         if self.live:
             print(file=sys.stderr)
 

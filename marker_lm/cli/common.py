@@ -34,10 +34,11 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
 def load_config(file: str, overrides: list[str]) -> ConfigDict:
     """The locked config of a file, with `--config.key=value` overrides checked by type.
 
-    Raises ConfigError: a missing file, an unknown key (with the nearest one), a value of another type.
+    Raises ConfigError: a missing file, an unknown key (with the nearest one), a value of another
+    type.
     """
     path = file.split(":", 1)[0]
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         folder = os.path.dirname(path) or "."
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         near = difflib.get_close_matches(os.path.basename(path), names, n=1)
@@ -61,9 +62,9 @@ def load_config(file: str, overrides: list[str]) -> ConfigDict:
 
 
 def _parse(args: list[str]) -> ConfigDict:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
-    values(["marker-lm", *args])
+    values, argv = flags.FlagValues(), ["marker-lm", *args]
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    values(argv)
     return values.config
 
 

@@ -1,9 +1,9 @@
 """Answers prompts with a trained model; markers are levers.
 
-PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]}; the
-markers of a row are pinned, over those of --pin, and all other categories are the model's to infer.
-Each line of the output has the prompt, the text, the markers, which were pinned, and the probability of
-the inferred ones. A row that can't be answered gets an "error" instead of a text.
+PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]};
+the markers of a row are pinned, over those of --pin, and all other categories are the model's to
+infer. Each line of the output has the prompt, the text, the markers, which were pinned, and the
+probability of the inferred ones. A row that can't be answered gets an "error" instead of a text.
 
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --pin=lang=German
   marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --pin=length_bucket=long
@@ -88,7 +88,9 @@ def run(args) -> None:
         for done, ((prompt, _), result) in enumerate(zip(rows, results, strict=True), 1):
             errors += isinstance(result, str)
             record = {"error": result} if isinstance(result, str) else result.to_dict()
-            out.write(json.dumps({"prompt": prompt, **record}, ensure_ascii=False) + "\n")
+            # A prompt that is no text (half a surrogate pair) can be shown escaped only.
+            escaped = "error" in record
+            out.write(json.dumps({"prompt": prompt, **record}, ensure_ascii=escaped) + "\n")
             progress.update(done)
     if args.out:
         out.close()

@@ -1,8 +1,9 @@
 """The whole loop on the embedded default, on two CPU cores in about ten minutes.
 
-Writes the Atlas (instructions from Unicode CLDR in 32 languages), trains a small model with markers and
-one without on the same rows, order, steps and seed, decodes held-out rows with every lever, and ends with
-a short table and WORKDIR/report/report.html. Stopped and started again, it goes on where it was.
+Writes the Atlas (instructions from Unicode CLDR in 32 languages), trains a small model with markers
+and one without on the same rows, order, steps and seed, decodes held-out rows with every lever, and
+ends with a short table and WORKDIR/report/report.html. Stopped and started again, it goes on where
+it was.
 
   marker-lm demo --workdir=/tmp/marker_lm_demo
   marker-lm demo --workdir=/tmp/marker_lm_demo --shuffled

@@ -1,8 +1,8 @@
 """Measures trained arms on held-out rows and writes report.html and report.json to OUT.
 
 Every --arm=NAME=WORKDIR names a finished run; 'markers' must be among them. With --atlas=FOLDER the
-benchmark is the Atlas that `marker-lm demo` wrote there, else the held-out rows of the config. Answers
-are kept under OUT/answers, so an evaluation that was stopped goes on where it was.
+benchmark is the Atlas that `marker-lm demo` wrote there, else the held-out rows of the config.
+Answers are kept under OUT/answers, so an evaluation that was stopped goes on where it was.
 
   marker-lm evaluate --config=configs/mix.py --arm=markers=/tmp/mix/markers \\
       --arm=baseline=/tmp/mix/baseline --out=/tmp/mix/report

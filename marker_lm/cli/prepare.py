@@ -4,12 +4,11 @@ Bad rows go to WORKDIR/data/rejects.SPLIT.jsonl with file, line and reason. Run 
 config and files, it finds that nothing is to be done.
 
   marker-lm prepare --config=configs/default.py --workdir=/tmp/run \\
-      --config.data.tasks.rows.train='data/train-*.jsonl' --config.data.tasks.rows.heldout=data/dev.jsonl
+      --config.data.tasks.rows.train='data/train-*.jsonl' \\
+      --config.data.tasks.rows.heldout=data/dev.jsonl
 """
 
 from marker_lm.cli.common import add_config, load_config
-from marker_lm.data.prepare import prepare
-from marker_lm.training.loop import data_folder
 
 
 def add_arguments(parser) -> None:
@@ -18,4 +17,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     config = load_config(args.config, args.overrides)
+    # JAX takes seconds to import; help and slips in the config should not wait for it.
+    from marker_lm.data.prepare import prepare
+    from marker_lm.training.loop import data_folder
+
     prepare(config, data_folder(config, args.workdir))

@@ -1,7 +1,9 @@
 """Writes report.html again from a report.json, and prints its short table.
 
-marker-lm report --results=/tmp/run/report/report.json --out=/tmp/page
-marker-lm report --results=/tmp/run/report/report.json --markdown
+Nothing is measured again: all figures are those that `marker-lm evaluate` or `demo` wrote.
+
+  marker-lm report --results=/tmp/run/report/report.json --out=/tmp/page
+  marker-lm report --results=/tmp/run/report/report.json --markdown
 """
 
 import json
@@ -23,7 +25,12 @@ def run(args) -> None:
     path = epath.Path(args.results)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; `marker-lm evaluate` writes one.")
-    results = json.loads(path.read_text())
+    try:
+        results = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a report.json: {error}") from None
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} is not a report.json: it holds no object.")
     if args.markdown:
         print(markdown_table(results))
     else:

@@ -1,9 +1,9 @@
 """Log-likelihoods of completions, and posteriors over the values of a category.
 
-FILE is a JSONL file of rows {"prompt", "completion", "markers"}. Without --posterior each line of the
-output has nats and tokens per span kind; the completion is scored after its own list of markers, and
---shown names the categories that stand on the prompt side too. With --posterior=CATEGORY only the
-prompt is needed and each line has the probability of every value.
+FILE is a JSONL file of rows {"prompt", "completion", "markers"}. Without --posterior each line of
+the output has nats and tokens per span kind; the completion is scored after its own list of
+markers, and --shown names the categories that stand on the prompt side too. With
+--posterior=CATEGORY only the prompt is needed and each line has the probability of every value.
 
   marker-lm score --workdir=/tmp/run --rows=dev.jsonl --out=scores.jsonl
   marker-lm score --workdir=/tmp/run --rows=dev.jsonl --posterior=lang
@@ -41,12 +41,14 @@ def run(args) -> None:
     needed = ("prompt",) if args.posterior else ("prompt", "completion")
     rows = list(read_rows(args.rows, needed))
     scorer = Scorer(load_engine(args.workdir, args.step)[0])
+    for category in args.shown:
+        scorer.engine.taxonomy.category(category)
     out = epath.Path(args.out).open("w") if args.out else sys.stdout
     with Progress("score", len(rows)) as progress:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             prompts = [row["prompt"] for row in chunk]
-            markers = [row.get("markers", {}) for row in chunk]
+            markers = [row["markers"] for row in chunk]
             if args.posterior:
                 records = [{"posterior": p} for p in scorer.posterior(prompts, args.posterior)]
             else:

@@ -1,4 +1,4 @@
-"""Spans into one sequence of tokens: the only place where a prompt, its markers and its answer meet.
+"""Spans into one sequence of tokens: the only place where prompt, markers and answer meet.
 
 Training, decoding, scoring and evaluation all call these functions, so that a marker can never be
 written one way in training and another at inference. A full sequence is
@@ -6,9 +6,10 @@ written one way in training and another at inference. A full sequence is
     [bos] prompt separator | [open kept-markers close] | open all-markers close | completion eos
           PROMPT           | PROMPT_MARKERS            | COMPLETION_MARKERS     | COMPLETION
 
-The prompt-side block is left out when no marker is kept; the completion-side block is always written
-when the layout has a completion side, even if the row has no marker, so that its absence never has to
-be guessed at decoding. Without a completion side (the baseline arm) there is no block at all.
+The prompt-side block is left out when no marker is kept; the completion-side block is always
+written when the layout has a completion side, even if the row has no marker, so that its absence
+never has to be guessed at decoding. Without a completion side (the baseline arm) there is no block
+at all.
 """
 
 import dataclasses
@@ -30,7 +31,10 @@ class Kind(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which categories stand on which side, in which order, between which tokens."""
+    """Which categories stand on which side, in which order, between which tokens.
+
+    With `shuffled`, training writes the markers of another row instead of the row's own.
+    """
 
     prompt_side: tuple[str, ...]
     completion_side: tuple[str, ...]
@@ -39,6 +43,7 @@ class Layout:
     separator: tuple[int, ...]
     bos: tuple[int, ...]
     eos: int
+    shuffled: bool = False
 
 
 ORDERS = ("alphabetical", "lengths_last")
@@ -47,8 +52,8 @@ ORDERS = ("alphabetical", "lengths_last")
 def order_categories(taxonomy, names: Collection[str], order: str) -> tuple[str, ...]:
     """Sorts category names alphabetically (as the paper does), or so with the computed ones last.
 
-    Computed categories are the lengths: when they stand last, forcing or summing over them costs one
-    short continuation instead of a whole list.
+    Computed categories are the lengths: when they stand last, forcing or summing over them costs
+    one short continuation instead of a whole list.
     """
     if order not in ORDERS:
         raise ValueError(f"marker order {order!r} is not one of {', '.join(ORDERS)}.")

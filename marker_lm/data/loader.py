@@ -8,8 +8,8 @@ import numpy as np
 
 from marker_lm.data.assembly import Kind, Layout, assemble
 from marker_lm.data.cache import Cache
-from marker_lm.data.plan import EpochPlan, plan_epoch
-from marker_lm.markers.dropout import Dropout, keep_mask
+from marker_lm.data.plan import EpochPlan, donors, kept_markers, plan_epoch
+from marker_lm.markers.dropout import Dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,6 @@ class Stream:
       length: slots of a sequence (L).
       batch: sequences of a global batch (B).
       weights: Kind name -> loss weight of its tokens.
-      shuffled: write the markers of another row of the same cache instead of the row's own.
     """
 
     layout: Layout
@@ -34,16 +33,15 @@ class Stream:
     length: int
     batch: int
     weights: Mapping[str, float]
-    shuffled: bool = False
 
 
 class Batches:
     """`batches[step]` for every step of a training run.
 
-    A batch is a dict of arrays_BxL: `tokens`, `targets`, `segment_ids` (1, 2, ... within a row; 0 is
-    padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32, and
-    `weights` float32. With `rows`, only that slice of the global batch is built: a host reads only what
-    its devices need.
+    A batch is a dict of arrays_BxL: `tokens`, `targets`, `segment_ids` (1, 2, ... within a row; 0
+    is padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32,
+    and `weights` float32. With `rows`, only that slice of the global batch is built: a host reads
+    only what its devices need.
     """
 
     def __init__(
@@ -77,8 +75,7 @@ class Batches:
         self.weight_of_kind = np.zeros(len(Kind), np.float32)
         for name, weight in stream.weights.items():
             self.weight_of_kind[Kind[name.upper()]] = weight
-        if stream.shuffled:
-            self.other = np.random.default_rng([stream.seed, 4]).permutation(len(cache))
+        self.donors = donors(len(cache), stream.seed)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -100,20 +97,20 @@ class Batches:
     def _fill(self, batch, row: int, plan: EpochPlan, draws: slice) -> None:
         """Writes the examples of one planned sequence into one row of the batch."""
         stream, ids = self.stream, plan.rows_P[draws]
-        kept_NxC = keep_mask(
+        kept_NxC = kept_markers(
+            stream.layout,
             stream.dropout,
             stream.seed,
             plan.visits_P[draws],
             self.cache.index.example_hash_N[ids],
-            stream.layout.prompt_side,
             plan.progress_P[draws],
         )
         spans = self.cache.read_many(ids)
-        if stream.shuffled:
-            donors = self.cache.read_many(self.other[ids])
+        if stream.layout.shuffled:
+            others = self.cache.read_many(self.donors[ids])
             spans = [
-                dataclasses.replace(s, markers=d.markers)
-                for s, d in zip(spans, donors, strict=True)
+                dataclasses.replace(own, markers=other.markers)
+                for own, other in zip(spans, others, strict=True)
             ]
         at = 0
         for segment, (example, kept) in enumerate(zip(spans, kept_NxC, strict=True), 1):

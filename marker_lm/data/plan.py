@@ -1,8 +1,9 @@
 """The plan of an epoch: which rows stand in which sequence, decided without reading a token.
 
-A plan is a pure function of (length index, layouts, dropout, seed, epoch). Because dropout is a hash and
-lengths come from the cache's index, the packing of a whole epoch is known before it starts; batch(step)
-is then a look-up, resuming needs one integer, and the number of hosts changes nothing.
+A plan is a pure function of (length index, layouts, dropout, seed, epoch). Because dropout is a
+hash and lengths come from the cache's index, the packing of a whole epoch is known before it
+starts; batch(step) is then a look-up, resuming needs one integer, and the number of hosts changes
+nothing.
 """
 
 import dataclasses
@@ -45,8 +46,8 @@ class EpochPlan:
 def draw_epoch(sizes: Sequence[int], rates: Sequence[float], seed: int, epoch: int):
     """The rows of one epoch of a mixture, shuffled.
 
-    An epoch has as many draws as the tasks have rows together; task t gets its share of them by rate
-    and walks through its rows without repetition before it starts over, also across epochs.
+    An epoch has as many draws as the tasks have rows together; task t gets its share of them by
+    rate and walks through its rows without repetition before it starts over, also across epochs.
 
     Args:
       sizes: rows of each task; rows are numbered through all tasks in this order.
@@ -71,6 +72,25 @@ def draw_epoch(sizes: Sequence[int], rates: Sequence[float], seed: int, epoch: i
             visits.append(np.full(len(chosen), visit))
     shuffle = np.random.default_rng([seed, 2, epoch]).permutation(sum(map(len, rows)))
     return np.concatenate(rows)[shuffle], np.concatenate(visits)[shuffle]
+
+
+def donors(rows: int, seed: int) -> np.ndarray:
+    """int64[N]: for each row the other row whose markers it gets where they are shuffled.
+
+    One random cycle through all rows: each row gives once, and none to itself (but for a lone one).
+    """
+    order_N = np.random.default_rng([seed, 4]).permutation(rows)
+    donor_N = np.empty(rows, np.int64)
+    donor_N[order_N] = np.roll(order_N, 1)
+    return donor_N
+
+
+def kept_markers(layout: Layout, dropout: Dropout, seed: int, visits_P, example_hash_P, progress_P):
+    """bool_PxC: which prompt-side markers of each draw stay, C in the order of `prompt_side`."""
+    if not layout.prompt_side:
+        # Nothing to drop: rates that the config gives for single categories say nothing here.
+        return np.zeros((len(example_hash_P), 0), bool)
+    return keep_mask(dropout, seed, visits_P, example_hash_P, layout.prompt_side, progress_P)
 
 
 def plan_epoch(
@@ -101,10 +121,12 @@ def plan_epoch(
     drawn = index.take(rows_N)
     slots_N = np.zeros(len(rows_N), np.int64)
     for layout in layouts:
-        kept_NxC = keep_mask(
-            dropout, seed, visits_N, drawn.example_hash_N, layout.prompt_side, progress_N
-        )
-        slots_N = np.maximum(slots_N, sequence_lengths(layout, drawn, kept_NxC))
+        kept_NxC = kept_markers(layout, dropout, seed, visits_N, drawn.example_hash_N, progress_N)
+        written = drawn
+        if layout.shuffled:
+            given_NxC = index.marker_len_NxC[donors(len(index), seed)[rows_N]]
+            written = dataclasses.replace(drawn, marker_len_NxC=given_NxC)
+        slots_N = np.maximum(slots_N, sequence_lengths(layout, written, kept_NxC))
     fits = np.flatnonzero(slots_N <= length)
     draws, starts, placed = [], [np.zeros(1, np.int64)], 0
     for window, at in enumerate(range(0, len(fits), WINDOW)):

@@ -1,7 +1,8 @@
-"""Rows to caches: reads and checks the files, trains a tokenizer if asked, tokenizes through SeqIO."""
+"""Rows to caches: reads and checks files, trains a tokenizer if asked, tokenizes through SeqIO."""
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from etils import epath
@@ -65,7 +66,7 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy) -> str:
 def examples(
     config: ConfigDict, task: str, split: str, taxonomy, rejects=None
 ) -> Iterator[Example]:
-    """The checked rows of one task and split, cut down to `data.share` of them by a hash of the id."""
+    """The checked rows of one task and split, cut to `data.share` of them by a hash of the id."""
     read = read_examples(
         config.data.tasks[task][split],
         taxonomy,
@@ -82,79 +83,97 @@ def make_tokenizer(config: ConfigDict, taxonomy, folder: epath.Path, log) -> Tok
     """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'."""
     if config.data.tokenizer == "train":
         log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
-        tokenizer = train_sentencepiece(
-            _tokenizer_texts(config, taxonomy), config.data.vocab_size, max_texts=200_000
-        )
+        texts = _tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
+        tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
     else:
         tokenizer = load_tokenizer(config.data.tokenizer)
+    # One of another kind would stay beside the new one.
+    (folder / "tokenizer").rmtree(missing_ok=True)
     tokenizer.save(folder / "tokenizer")
     return tokenizer
 
 
-def _tokenizer_texts(config: ConfigDict, taxonomy) -> Iterator[str]:
-    """All texts that the model will meet, the marker lists too where they are text."""
+def _tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str]:
+    """All texts that the model will meet, the marker lists too where they are text.
+
+    With `data.vocab_balance` a under 1, rows of a value of `data.vocab_balance_by` that has n rows,
+    the most frequent one N, come (n / N) ** (a - 1) times: else rare languages get hardly a piece
+    of their own (Conneau and Lample 2019, section 3.1).
+    """
+    by, balance = config.data.vocab_balance_by, config.data.vocab_balance
+    counts: Counter = Counter()
+    if balance < 1:
+        rows = _train_examples(config, taxonomy, rejects_path)
+        counts.update(example.markers.get(by) for example in rows)
+    for example in _train_examples(config, taxonomy, rejects_path):
+        share = counts[example.markers.get(by)] / max(counts.values()) if counts else 1.0
+        for _ in range(round(share ** (balance - 1))):
+            yield example.prompt
+            yield example.completion
+            if config.template == "text":
+                yield TextTemplate().render(example.markers)
+
+
+def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Example]:
     for task in config.data.tasks:
-        with Rejects(None, max_share=config.data.max_reject_share) as rejects:
-            for example in examples(config, task, "train", taxonomy, rejects):
-                yield example.prompt
-                yield example.completion
-                if config.template == "text":
-                    yield TextTemplate().render(example.markers)
+        with Rejects(rejects_path, max_share=config.data.max_reject_share) as rejects:
+            yield from examples(config, task, "train", taxonomy, rejects)
 
 
 def _prepare_split(config, folder, split, taxonomy, codec, tokenizer, key, log) -> dict:
-    """Writes one cache: the rows of all tasks one after the other, tokenized by their SeqIO Tasks."""
+    """Writes one cache: the rows of all tasks one after the other, tokenized by SeqIO Tasks."""
     # TensorFlow and SeqIO take seconds to import and are needed here only.
     from marker_lm.data.tasks import build_mixture, build_task, spans
 
     rejects_path = folder / f"rejects.{split}.jsonl"
     counts: dict[str, int] = {}
     names = [name for name, task in config.data.tasks.items() if task[split]]
-    with Rejects(rejects_path, max_share=config.data.max_reject_share) as rejects:
-        for name in names:
-            build_task(
-                name,
-                lambda split, name=name: examples(config, name, split, taxonomy, rejects),
-                codec,
-                tokenizer,
-                splits=(split,),
-            )
-        mixture = build_mixture("mixture", [(n, config.data.tasks[n].rate) for n in names])
+    rejects = Rejects(rejects_path, max_share=config.data.max_reject_share)
+    for name in names:
+        build_task(
+            name,
+            lambda split, name=name: examples(config, name, split, taxonomy, rejects),
+            codec,
+            tokenizer,
+            splits=(split,),
+        )
+    mixture = build_mixture("mixture", [(n, config.data.tasks[n].rate) for n in names])
 
-        def rows():
+    def rows():
+        with rejects:  # its end may refuse the rows: before the cache gets its name
             for name in names:
                 counts[name] = 0
                 for one in spans(name, split):
                     counts[name] += 1
                     yield one
 
-        def finish():
-            rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-            tasks = [{"name": n, "rows": counts[n], "rate": rates[n]} for n in names]
-            return {"tasks": tasks, "rejects": rejects.summary()}
+    def finish():
+        rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+        tasks = [{"name": n, "rows": counts[n], "rate": rates[n]} for n in names]
+        return {"tasks": tasks, "rejects": rejects.summary()}
 
-        manifest = write_cache(
-            rows(),
-            folder / split,
-            {
-                "key": key,
-                "taxonomy": taxonomy.to_dict(),
-                "taxonomy_hash": taxonomy.hash,
-                "template": config.template,
-                "tokenizer_hash": tokenizer.hash,
-                "categories": list(taxonomy.categories),
-            },
-            finish=finish,
-            overwrite=True,
-        )
-    bad = manifest["rejects"]
-    log(
-        f"{split}: {manifest['rows']} rows, {sum(manifest['tokens'].values())} tokens in {folder / split}"
+    manifest = write_cache(
+        rows(),
+        folder / split,
+        {
+            "key": key,
+            "taxonomy": taxonomy.to_dict(),
+            "taxonomy_hash": taxonomy.hash,
+            "template": config.template,
+            "tokenizer_hash": tokenizer.hash,
+            "categories": list(taxonomy.categories),
+        },
+        finish=finish,
+        overwrite=True,
     )
+    bad = manifest["rejects"]
+    tokens = sum(manifest["tokens"].values())
+    log(f"{split}: {manifest['rows']} rows, {tokens} tokens in {folder / split}")
     if bad["rejected"] or bad["left_out"]:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in bad["kinds"].items())
         log(
-            f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), see {rejects_path}"
+            f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), "
+            f"see {rejects_path}"
         )
         for category, n in bad["left_out"].items():
             log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")

@@ -95,6 +95,7 @@ def make_layout(config, taxonomy, tokenizer, codec, arm: Arm) -> Layout:
         separator=tuple(tokenizer.encode(config.data.separator)),
         bos=() if tokenizer.bos_id is None else (tokenizer.bos_id,),
         eos=tokenizer.eos_id,
+        shuffled=arm.shuffled,
     )
 
 
@@ -112,20 +113,29 @@ def make_dropout(config: ConfigDict) -> Dropout:
 def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
     """The training batches; `rows` is the part of each global batch that this host reads."""
     tasks = cache.manifest["tasks"]
-    stream = make_stream(config, setup, make_dropout(config))
-    return Batches(
+    batches = Batches(
         cache,
-        stream,
+        make_stream(config, setup, make_dropout(config)),
         epochs=config.train.epochs,
         sizes=[task["rows"] for task in tasks],
         rates=[task["rate"] for task in tasks],
         rows=rows,
     )
+    if not len(batches):
+        raise SetupError(
+            f"there is nothing to train on: {len(cache)} rows, train.epochs={config.train.epochs}, "
+            f"and none that fits in train.length={config.train.length}; raise one of the two."
+        )
+    return batches
 
 
 def eval_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
     """Every held-out row once, prompt side empty, with its own list on the completion side."""
     stream = make_stream(config, setup, Dropout(example=1.0))
+    own = {layout: dataclasses.replace(layout, shuffled=False) for layout in setup.plan_layouts}
+    stream = dataclasses.replace(
+        stream, layout=own[setup.layout], plan_layouts=tuple(dict.fromkeys(own.values()))
+    )
     return Batches(cache, stream, epochs=1, rows=rows)
 
 
@@ -138,5 +148,4 @@ def make_stream(config: ConfigDict, setup: Setup, dropout: Dropout) -> Stream:
         length=config.train.length,
         batch=config.train.batch,
         weights=dict(config.train.loss_weights),
-        shuffled=setup.arm.shuffled,
     )

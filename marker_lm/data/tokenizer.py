@@ -221,9 +221,18 @@ def train_sentencepiece(
     Raises TokenizerError when there is too little text, or too small a size, for a model.
     """
     model = io.BytesIO()
+    errors: list[Exception] = []
+
+    def lines() -> Iterator[str]:
+        try:
+            yield from _training_lines(texts, max_chars=4096)
+        except Exception as error:
+            errors.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_lines(texts, max_chars=4096),
+            sentence_iterator=lines(),
             model_writer=model,
             vocab_size=size,
             model_type=model_type,
@@ -246,6 +255,8 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, StopIteration) as error:
+        if errors:  # the trainer makes a text of its own of what the texts raise
+            raise errors[0] from None
         raise TokenizerError(
             f"SentencePiece could not train a model of {size} pieces ({error}); "
             "give more text, or a size of at least 259 plus the number of characters"

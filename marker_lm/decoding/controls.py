@@ -36,12 +36,13 @@ def check_controls(controls: Controls, taxonomy, categories: Collection[str]) ->
         that is both banned and wanted.
     """
     pinned = taxonomy.check_all(controls.pinned)
-    for category in [*pinned, *controls.banned, *controls.asked]:
+    for category in [*pinned, *sorted(controls.banned), *sorted(controls.asked)]:
         if category not in categories:
             near = difflib.get_close_matches(category, categories, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(categories)}."
-            raise MarkerError(f"the model has no lever '{category}'{hint}")
-    for category in controls.banned:
+            known = ", ".join(categories) or "none: it was trained without markers"
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {known}."
+            raise MarkerError(f"the model has no lever '{category}'; {hint}")
+    for category in sorted(controls.banned):
         if category in pinned or category in controls.asked:
             raise MarkerError(f"'{category}' is banned and wanted at once; say one of the two.")
     return dataclasses.replace(controls, pinned=pinned)

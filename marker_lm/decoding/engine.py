@@ -10,7 +10,7 @@ import numpy as np
 
 from marker_lm.data.assembly import Layout, prompt_part
 from marker_lm.decoding.controls import Controls, check_controls
-from marker_lm.decoding.grammar import Block, Grammar, choose, forced_prefix, probabilities
+from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
 from marker_lm.decoding.sampling import Sampling, sample
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
@@ -49,6 +49,15 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One prompt on its way: its number among the prompts, ids to prefill, marker block if any."""
+
+    number: int
+    ids: list[int]
+    block: Block | None
+
+
 class Engine:
     """A model, its tokenizer and its markers, ready to generate and score.
 
@@ -57,7 +66,8 @@ class Engine:
       config: the model's.
       taxonomy, codec, layout, tokenizer: as in training.
       mesh: where the parameters live.
-      batch: rows decoded together; the last batch of a job is padded to it, so that one program serves.
+      batch: rows decoded together; the last batch of a job is padded to it, so that one program
+        serves.
     """
 
     def __init__(
@@ -79,7 +89,6 @@ class Engine:
         self._write = jax.jit(
             functools.partial(write_text, config, layout.eos, tokenizer.size),
             static_argnums=5,
-            donate_argnums=1,
         )
 
     def generate(
@@ -100,28 +109,39 @@ class Engine:
           ValueError: a prompt that leaves no room within the model's length.
         """
         controls = [Controls()] * len(prompts) if controls is None else controls
-        rows = [self._row(p, c) for p, c in zip(prompts, controls, strict=True)]
+        rows = [
+            self._row(number, prompt, control)
+            for number, (prompt, control) in enumerate(zip(prompts, controls, strict=True))
+        ]
         return list(self._stream(rows, sampling or Sampling()))
 
     def try_generate(
         self, prompts: Sequence[str], controls: Sequence[Controls], sampling: Sampling
     ) -> Iterator[Result | str]:
-        """As `generate`, batch by batch, with the reason in place of a row that can't be answered."""
+        """As `generate`, batch by batch; a row that can't be answered gives the reason."""
         rows: list = []
-        for prompt, control in zip(prompts, controls, strict=True):
+        for number, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
             try:
-                rows.append(self._row(prompt, control))
+                rows.append(self._row(number, prompt, control))
             except ValueError as error:
                 rows.append(str(error))
         answers = self._stream([row for row in rows if not isinstance(row, str)], sampling)
         return (row if isinstance(row, str) else next(answers) for row in rows)
 
-    def _stream(self, rows: list, sampling: Sampling) -> Iterator[Result]:
-        for start in range(0, len(rows), self.batch):
-            yield from self._generate(rows[start : start + self.batch], start, sampling)
+    def refusal(self, prompt: str, controls: Controls) -> str | None:
+        """Why this prompt can't be answered under these controls; None if it can."""
+        try:
+            self._row(0, prompt, controls)
+        except ValueError as error:
+            return str(error)
+        return None
 
-    def _row(self, prompt: str, controls: Controls) -> tuple[list[int], Block | None]:
-        """The ids to prefill for one prompt, up to the first choice, and its marker block."""
+    def _stream(self, rows: list[Row], sampling: Sampling) -> Iterator[Result]:
+        for start in range(0, len(rows), self.batch):
+            yield from self._generate(rows[start : start + self.batch], sampling)
+
+    def _row(self, number: int, prompt: str, controls: Controls) -> Row:
+        """Checks and tokenizes one prompt, up to the first choice of its marker block."""
         controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
         if not prompt.strip():
             raise ValueError("the prompt is empty.")
@@ -135,62 +155,54 @@ class Engine:
                 f"the prompt {prompt[:40]!r}... takes {len(ids)} tokens with its markers, but the "
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )
-        if not self.layout.completion_side:
-            return ids, None
-        block = Block(self.grammar, controls)
-        return ids + forced_prefix([block])[0], block
+        block = Block(self.grammar, controls) if self.layout.completion_side else None
+        return Row(number, ids + (block.forced() if block else []), block)
 
-    def _generate(self, rows, first: int, sampling: Sampling) -> list[Result]:
+    def _generate(self, rows: list[Row], sampling: Sampling) -> list[Result]:
         """Decodes one batch: prefill, then the marker blocks, then the text."""
         n = len(rows)
-        ids = [row[0] for row in rows] + [[self.layout.eos]] * (self.batch - n)
-        blocks = [row[1] for row in rows] + [None] * (self.batch - n)
-        longest = round_up(max(map(len, ids)), 32)
-        room = round_up(self._block_room() + sampling.max_tokens, 32)
+        rows = rows + [Row(0, [self.layout.eos], None)] * (self.batch - n)
+        longest = round_up(max(len(row.ids) for row in rows), 32)
+        pins = [row.block.controls.pinned for row in rows if row.block]
+        block_room = max(map(self.grammar.room, pins), default=0)
+        room = round_up(block_room + sampling.max_tokens, 32)
+        numbers_B = jnp.asarray([row.number for row in rows])
+        # The seed is in the keys, so the program need not know it.
+        seed, sampling = sampling.seed, dataclasses.replace(sampling, seed=0)
         with use_mesh(self.mesh):
             cache = init_cache(self.config, self.batch, longest + room)
-            logits_BxV, cache = self._extend(self.params, cache, *pad(ids, longest))
-            logits_BxV, cache = self._write_blocks(blocks, logits_BxV, cache, first, sampling)
-            keys_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(sampling.seed)))(
-                first + jnp.arange(self.batch)
+            logits_BxV, cache = self._extend(
+                self.params, cache, *pad([row.ids for row in rows], longest)
             )
+            logits_BxV, cache = self._write_blocks(rows, logits_BxV, cache, seed, sampling)
+            keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers_B)
             done_B = jnp.arange(self.batch) >= n
             tokens_BxT, length_B = self._write(
                 self.params, cache, logits_BxV, keys_B, done_B, sampling
             )
+        tokens_BxT, length_B = np.asarray(tokens_BxT), np.asarray(length_B)
         return [
-            self._result(block, tokens[:length].tolist())
-            for (_, block), tokens, length in zip(
-                rows, np.asarray(tokens_BxT), np.asarray(length_B), strict=False
-            )
+            self._result(row.block, tokens_BxT[i, : length_B[i]].tolist())
+            for i, row in enumerate(rows[:n])
         ]
 
-    def _block_room(self) -> int:
-        """The most tokens that a marker block can take."""
-        longest = 0
-        for category in self.layout.completion_side:
-            values = self.grammar.values.get(category)
-            number = 12 + len(self.codec.suffix(category))
-            longest += len(self.codec.prefix(category))
-            longest += max(map(len, values.values())) if values else number
-        return longest + len(self.grammar.open) + len(self.grammar.close)
-
-    def _write_blocks(self, blocks, logits_BxV, cache, first: int, sampling: Sampling):
+    def _write_blocks(self, rows: list[Row], logits_BxV, cache, seed: int, sampling: Sampling):
         """Writes every row's marker block to its end. Rows that are done wait.
 
-        A block takes few tokens and each is chosen by the grammar on the host, so this part is a plain
-        loop over compiled single steps.
+        A block takes few tokens and each is chosen by the grammar on the host, so this part is a
+        plain loop over compiled single steps.
         """
-        rngs = [np.random.default_rng([sampling.seed, first + i]) for i in range(len(blocks))]
-        while any(block is not None and not block.done for block in blocks):
+        rngs = [np.random.default_rng([seed, row.number]) for row in rows]
+        while any(row.block and not row.block.done for row in rows):
             logits = np.asarray(logits_BxV)
             chosen: list[list[int]] = []
-            for block, row, rng in zip(blocks, logits, rngs, strict=True):
-                if block is None or block.done:
+            for row, logits_V, rng in zip(rows, logits, rngs, strict=True):
+                if row.block is None or row.block.done:
                     chosen.append([])
                     continue
-                block.push(*(pick := choose(row, block, sampling.marker_temperature, rng)))
-                chosen.append([pick[0], *block.forced()])
+                token, log_p = choose(logits_V, row.block, sampling.marker_temperature, rng)
+                row.block.push(token, log_p)
+                chosen.append([token, *row.block.forced()])
             width = 1 << (max(map(len, chosen)) - 1).bit_length()
             tokens, active = pad(chosen, width)
             new_BxV, cache = self._extend(self.params, cache, tokens, active)
@@ -248,7 +260,8 @@ def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sam
       sampling: static.
 
     Returns:
-      int32 [B, max_tokens] ids (0 after the end) and int32 [B] how many of them count, eos included.
+      int32 [B, max_tokens] ids (0 after the end), and int32 [B] how many of them count, eos
+      included.
     """
     text_V = jnp.arange(config.vocab) < size
     tokens_BxT = jnp.zeros((done_B.shape[0], sampling.max_tokens), jnp.int32)

@@ -1,183 +1,217 @@
 """The grammar of the completion-side marker block, walked one token at a time.
 
-The block is `open (prefix value suffix)* close` with categories in the layout's order. At each point a
-row may go on with any category that is free, up to and including the first one that must be written; a
-pinned category has one value, an asked one any. Whatever is sampled under `allowed` parses.
+The block is `open (prefix value suffix)* close` with categories in the layout's order. At each
+point a row may go on with any category that is free, up to and including the first one that must be
+written; a pinned category has one value, an asked one any. Whatever is sampled under `allowed`
+parses, and is what the codec writes for the same markers.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping
 
 import numpy as np
 
 from marker_lm.data.assembly import Layout
 from marker_lm.decoding.controls import Controls
 
-MAX_DIGITS = 9
+# Most digits before and after the point of a number that the model writes. The shortest text of a
+# float64 with 15 digits is those digits, so what is written reads back as itself.
+MAX_WHOLE, MAX_FRACTION = 9, 6
+
+# A part of the grammar: yields the ids that may come next, is sent the id that came and the
+# log-probability of each id that might have.
+Walk = Generator[set[int], tuple[int, Mapping[int, float]], tuple]
 
 
 class Grammar:
-    """What all rows share: the categories in order and the codec. See `Block`."""
+    """What all rows share: the categories in order and the codec. See `Block`.
+
+    Attributes:
+      order: categories of the completion side.
+      open, close: ids around the block.
+      values: closed category -> value -> ids of the value and what ends it.
+    """
 
     def __init__(self, taxonomy, codec, layout: Layout):
         self.taxonomy, self.codec = taxonomy, codec
         self.order = layout.completion_side
         self.open, self.close = tuple(codec.open), tuple(codec.close)
         self.values = {
-            c: {v: tuple(codec.value(c, v)) + tuple(codec.suffix(c)) for v in category.values}
+            c: {v: self.ids(c, v) for v in category.values}
             for c, category in taxonomy.categories.items()
             if c in self.order and category.is_closed
         }
+
+    def ids(self, category: str, value) -> tuple[int, ...]:
+        """Ids of a value and its suffix."""
+        return (*self.codec.value(category, value), *self.codec.suffix(category))
+
+    def room(self, pinned: Mapping) -> int:
+        """The most tokens that a block with these pinned markers takes."""
+        room = len(self.open) + len(self.close)
+        for category in self.order:
+            number = len("-.") + MAX_WHOLE + MAX_FRACTION + len(self.codec.suffix(category))
+            longest = max(map(len, self.values.get(category, {}).values()), default=number)
+            value = self.ids(category, pinned[category]) if category in pinned else ()
+            room += len(self.codec.prefix(category)) + max(longest, len(value))
+        return room
 
 
 class Block:
     """The marker block of one row while it is being written.
 
-    `allowed()` gives the token ids that may come next, `push(token, log_probability)` takes one. Once
-    `done`, `markers` holds what was written and `log_probability` maps each category to that of its
-    value under the grammar (0 where the value was forced).
+    `allowed()` gives the token ids that may come next, `push` takes one.
+
+    Attributes:
+      tokens: ids so far.
+      markers: what was written so far, in order.
+      log_probability: category -> log-probability of its value under the grammar, given that the
+        category is written; 0 where it was pinned.
     """
 
     def __init__(self, grammar: Grammar, controls: Controls):
         self.grammar, self.controls = grammar, controls
-        self.done = False
         self.tokens: list[int] = []
         self.markers: dict = {}
         self.log_probability: dict[str, float] = {}
-        self._next = 0  # the first category of the order that may still come
-        self._category = None  # the one whose value is being written
-        self._number = ""
-        # What may be read now: each outcome and the tokens of it that are still to come.
-        self._paths: dict = {("open", None): grammar.open}
+        self._walk = self._write()
+        self._allowed = next(self._walk)
+
+    @property
+    def done(self) -> bool:
+        """Whether the block has ended."""
+        return not self._allowed
 
     def allowed(self) -> list[int]:
         """Ids that may come next, sorted; one id means that it is forced."""
-        heads = {path[0] for path in self._paths.values()}
-        if self._number_open():
-            heads |= self._digits()
-        return sorted(heads)
+        return sorted(self._allowed)
 
-    def push(self, token: int, log_probability: float = 0.0) -> None:
-        """Takes `token`, one of `allowed()`, with its log-probability among them."""
-        self.tokens.append(token)
-        if self._category is not None:
-            self.log_probability[self._category] += log_probability
-        if self._number_open() and token in self._digits():
-            self._number += self._characters()[token]
-            self._paths = self._after_digit()
-            return
-        paths = {k: path[1:] for k, path in self._paths.items() if path[0] == token}
-        if not paths:
+    def push(self, token: int, log_p: Mapping[int, float]) -> None:
+        """Takes `token`, with the log-probability of every id that is allowed."""
+        if token not in self._allowed:
             raise ValueError(f"token {token} is not among the allowed {self.allowed()}.")
-        finished = [k for k, path in paths.items() if not path]
-        self._paths = paths
-        if finished:
-            self._finish(*finished[0])
+        self.tokens.append(token)
+        self._allowed = self._walk.send((token, log_p))
 
     def forced(self) -> list[int]:
         """Pushes tokens as long as there is no choice; returns them."""
         start = len(self.tokens)
-        while not self.done and len(allowed := self.allowed()) == 1:
-            self.push(allowed[0])
+        while len(self._allowed) == 1:
+            (token,) = self._allowed
+            self.push(token, {token: 0.0})
         return self.tokens[start:]
 
-    def _finish(self, what: str, value) -> None:
-        """A path was read to its end."""
-        if self._number and what != "suffix":  # a number without a suffix ends at what follows it
-            self._close_number()
-        if what == "open":
-            self._paths = self._choices()
-        elif what == "close":
-            self.done = True
-        elif what == "category":
-            self._begin_value(value)
-        elif what == "suffix":
-            self._close_number()
-            self._paths = self._choices()
-        else:
-            self.markers[self._category] = value
-            self._category = None
-            self._paths = self._choices()
-
-    def _begin_value(self, category: str) -> None:
+    def _write(self) -> Walk:
+        """The whole block."""
         grammar = self.grammar
-        self._category, self._next = category, grammar.order.index(category) + 1
-        self.log_probability[category] = 0.0
-        pinned = self.controls.pinned.get(category)
-        if category in grammar.values:
-            values = grammar.values[category]
-            chosen = values if pinned is None else {pinned: values[pinned]}
-            self._paths = {("value", v): path for v, path in chosen.items()}
-        elif pinned is not None:
-            path = (*grammar.codec.value(category, pinned), *grammar.codec.suffix(category))
-            self._paths = {("value", pinned): path}
-        else:
-            self._number = ""
-            self._paths = {}
+        yield from _one_of({"open": grammar.open})
+        after, first = 0, None
+        while True:
+            category, _ = yield from _one_of(self._choices(after), first)
+            if category is None:
+                break
+            after, first = grammar.order.index(category) + 1, None
+            if category in self.controls.pinned:
+                value = self.controls.pinned[category]
+                value, log_p = yield from _one_of({value: grammar.ids(category, value)})
+            elif category in grammar.values:
+                value, log_p = yield from _one_of(grammar.values[category])
+            else:
+                value, log_p, first = yield from self._number(category, after)
+            self.markers[category], self.log_probability[category] = value, log_p
+        yield set()  # nothing may follow
 
-    def _choices(self) -> dict:
-        """Prefixes of the categories that may come next, and the end where nothing is owed."""
-        paths = {}
-        for category in self.grammar.order[self._next :]:
+    def _choices(self, after: int) -> dict[str | None, tuple[int, ...]]:
+        """Prefixes of the categories that may come next, and the end (None) if nothing is owed."""
+        paths: dict = {}
+        for category in self.grammar.order[after:]:
             if category in self.controls.banned:
                 continue
-            paths[("category", category)] = tuple(self.grammar.codec.prefix(category))
+            paths[category] = tuple(self.grammar.codec.prefix(category))
             if category in self.controls.pinned or category in self.controls.asked:
                 return paths
-        return paths | {("close", None): self.grammar.close}
+        return paths | {None: self.grammar.close}
 
-    def _number_open(self) -> bool:
-        """Whether a free number is being written and may take another character."""
-        category = self._category
-        return (
-            category is not None
-            and category not in self.grammar.values
-            and category not in self.controls.pinned
-            and not any(
-                k[0] == "suffix" and len(p) < len(self.grammar.codec.suffix(category))
-                for k, p in self._paths.items()
-            )
-        )
+    def _number(self, category: str, after: int) -> Walk:
+        """A number of free choice.
 
-    def _characters(self) -> dict[int, str]:
-        return {i: c for c, i in self.grammar.codec.number_ids.items()}
+        Returns:
+          Value, log-probability, and the id after the number where that is not its suffix: without
+          a suffix (compact) a number ends as the next marker or the end of the block begins.
+        """
+        codec, taxonomy = self.grammar.codec, self.grammar.taxonomy
+        integer = taxonomy.categories[category].type == "integer"
+        suffix = tuple(codec.suffix(category))
+        ends = {path[0] for path in ([suffix] if suffix else self._choices(after).values())}
+        text, total = "", 0.0
+        while True:
+            characters, complete = number_steps(text, integer)
+            digits = {codec.number_ids[c]: c for c in characters}
+            token, log_p = yield set(digits) | (ends if complete else set())
+            if token in ends:
+                break
+            text += digits[token]
+            total += log_p[token]
+        total += float(np.logaddexp.reduce([log_p[end] for end in ends]))
+        if suffix:
+            yield from _one_of({"suffix": suffix}, token)
+            token = None
+        return taxonomy.check(category, text), total, token
 
-    def _digits(self) -> set[int]:
-        """Characters that keep the number one that parses back to itself."""
-        ids, text = self.grammar.codec.number_ids, self._number
-        integer = self.grammar.taxonomy.categories[self._category].type == "integer"
-        digits = {ids[c] for c in "0123456789"}
-        if len(text) >= MAX_DIGITS:
-            return set() if text[-1].isdigit() else digits
-        if text in ("0", "-0"):
-            digits = set()  # no leading zeros
-        if not text:
-            return digits | {ids["-"]}
-        if text == "-" and integer:
-            return digits - {ids["0"]}
-        if not integer and "." not in text and text[-1].isdigit():
-            digits = digits | {ids["."]}
-        return digits
 
-    def _after_digit(self) -> dict:
-        """What may follow the number as it stands; nothing while it ends in '-' or '.'."""
-        if not self._number[-1].isdigit():
-            return {}
-        suffix = tuple(self.grammar.codec.suffix(self._category))
-        return {("suffix", None): suffix} if suffix else self._choices()
+def _one_of(paths: Mapping, first: int | None = None) -> Walk:
+    """Reads one of several sequences of ids, none of which begins another.
 
-    def _close_number(self) -> None:
-        self.markers[self._category] = self.grammar.taxonomy.check(self._category, self._number)
-        self._category, self._number = None, ""
+    Args:
+      paths: outcome -> ids.
+      first: the first id, where it has come already.
+
+    Returns:
+      The outcome and its log-probability.
+    """
+    total = 0.0
+    for at in itertools.count():
+        token = first if at == 0 else None
+        if token is None:
+            token, log_p = yield {path[at] for path in paths.values()}
+            total += log_p[token]
+        paths = {outcome: path for outcome, path in paths.items() if path[at] == token}
+        outcome, path = next(iter(paths.items()))
+        if len(path) == at + 1:
+            return outcome, total
+
+
+def number_steps(text: str, integer: bool) -> tuple[str, bool]:
+    """How a number goes on so that it is written as `markers.template.number_text` writes it.
+
+    Args:
+      text: its characters so far.
+      integer: else a number with a point: '2.0', '-0.5'.
+
+    Returns:
+      The characters that may come next, and whether the number may end here.
+    """
+    digits = "0123456789"
+    whole, point, fraction = text.removeprefix("-").partition(".")
+    if not whole:
+        return ("-" + digits if not text else digits[1:] if integer else digits), False
+    if not point:
+        more = digits if whole != "0" and len(whole) < MAX_WHOLE else ""
+        return (more, True) if integer else (more + ".", False)
+    # No zero at the end, but for one after the point; and none of the two zeros is negative.
+    complete = fraction[-1:] not in ("", "0") or (fraction == "0" and text != "-0.0")
+    last = len(fraction) == MAX_FRACTION - 1
+    return (digits[1:] if last else digits if len(fraction) < MAX_FRACTION else ""), complete
 
 
 def choose(
     logits_V: np.ndarray, block: Block, temperature: float, rng: np.random.Generator
-) -> tuple[int, float]:
+) -> tuple[int, dict[int, float]]:
     """Picks one allowed token; greedy at temperature 0.
 
     Returns:
-      The id and its log-probability among the allowed ones, at temperature 1.
+      The id, and the log-probability of each allowed one among them, at temperature 1.
     """
     allowed = block.allowed()
     logits = np.asarray(logits_V, np.float64)[allowed]
@@ -187,17 +221,9 @@ def choose(
     else:
         p = np.exp((log_p - log_p.max()) / temperature)
         pick = int(rng.choice(len(allowed), p=p / p.sum()))
-    return allowed[pick], float(log_p[pick])
+    return allowed[pick], dict(zip(allowed, log_p.tolist(), strict=True))
 
 
 def probabilities(block: Block) -> dict[str, float]:
     """Probability of each written marker's value under the grammar, 1 where it was pinned."""
-    return {
-        c: 1.0 if c in block.controls.pinned else math.exp(block.log_probability[c])
-        for c in block.markers
-    }
-
-
-def forced_prefix(blocks: Sequence[Block]) -> list[list[int]]:
-    """The tokens with which each row's block is bound to begin: they belong into the prefill."""
-    return [block.forced() for block in blocks]
+    return {category: math.exp(log_p) for category, log_p in block.log_probability.items()}

@@ -1,49 +1,81 @@
 """Rows of a JSONL file as prompts with controls."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
 from marker_lm.data.example import RowError
-from marker_lm.data.sources import read_lines
+from marker_lm.data.sources import SourceError, find_files, read_lines
 from marker_lm.decoding.controls import Controls
 
 
 def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
-    """JSON objects of a file, each with the text fields in `needed`. Raises RowError with file:line."""
-    for number, line, size in read_lines(path):
-        if line is not None and not line.strip():
-            continue
-        try:
-            row = json.loads(line) if line is not None else None
-        except ValueError as error:
-            raise RowError(
-                f"{path}:{number}: the line is not JSON: {error}", "invalid JSON"
-            ) from None
-        if not isinstance(row, dict):
-            raise RowError(
-                f"{path}:{number}: {size} bytes that are no JSON object.", "not an object"
-            )
-        for field in needed:
-            if not isinstance(row.get(field), str):
-                raise RowError(f"{path}:{number}: the row has no text '{field}'.", "missing field")
-        yield row
+    """JSON objects of a file, glob or folder, each with the text fields in `needed`.
+
+    A row has "markers", a mapping, and "ban", a list; both are empty where the file has none.
+
+    Raises:
+      SourceError: there is no such file, or it is empty.
+      RowError: a row that can't be used, with file and line.
+    """
+    for file in find_files(path).values():
+        rows = 0
+        for number, line, size in read_lines(file):
+            if line is not None and not line.strip():
+                continue
+            rows += 1
+            try:
+                yield _check(_parse(line, size), needed)
+            except RowError as error:
+                raise RowError(f"{file}:{number}: {error}", error.kind) from None
+        if not rows:
+            raise SourceError(f"the file {file} is empty; give a file with one JSON row a line")
+
+
+def _parse(line: bytes | None, size: int) -> Any:
+    if line is None:
+        raise RowError(f"the line has {size} bytes, which is too long for a row", "line too long")
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{line[error.start]:02X} at position {error.start}"
+        raise RowError(f"the line is not UTF-8: {bad}", "invalid UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"the line is not JSON: {error}", "invalid JSON") from None
+
+
+def _check(row: Any, needed: tuple[str, ...]) -> dict:
+    if not isinstance(row, dict):
+        raise RowError(f"the row is a {type(row).__name__}, not an object", "not an object")
+    for field in needed:
+        if not isinstance(row.get(field), str):
+            raise RowError(f"the row has no text '{field}'", "missing field")
+    row = row | {"markers": row.get("markers") or {}, "ban": row.get("ban") or []}
+    if not isinstance(row["markers"], dict):
+        raise RowError(f"the markers are {row['markers']!r}, not an object", "bad markers")
+    if not isinstance(row["ban"], list) or not all(isinstance(c, str) for c in row["ban"]):
+        raise RowError(f"ban is {row['ban']!r}, not a list of categories", "bad ban")
+    return row
 
 
 def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[str, Controls]]:
     """Prompts of a file with their controls.
 
     Args:
-      path: JSONL of {"prompt", and optionally "markers": {category: value} to pin, "ban": [category]}.
+      path: JSONL of {"prompt"}, with "markers" ({category: value} to pin) and "ban" ([category])
+        where a row has them.
       everywhere: holds for all rows; a row's own markers go first.
     """
     return [
         (
             row["prompt"],
-            Controls(
-                pinned={**everywhere.pinned, **row.get("markers", {})},
-                banned=everywhere.banned | set(row.get("ban", ())),
+            dataclasses.replace(
+                everywhere,
+                pinned={**everywhere.pinned, **row["markers"]},
+                banned=everywhere.banned | set(row["ban"]),
             ),
         )
         for row in read_rows(path, ("prompt",))

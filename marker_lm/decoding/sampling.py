@@ -1,6 +1,7 @@
 """From logits to the next token."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ class Sampling:
       top_p: keep the smallest set of likeliest tokens that holds this probability; 1 keeps all.
       marker_temperature: of the marker block.
       max_tokens: of the answer, marker block not counted.
-      seed: of every random choice; a row's choices depend on it, the row's number and its place.
+      seed: of every random choice; a row's choices depend on it and on the row's number alone.
     """
 
     temperature: float = 0.0
@@ -27,12 +28,14 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        if self.temperature < 0 or self.marker_temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
+        for name in ("temperature", "marker_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be over 0 and at most 1.")
-        if self.top_k < 0 or self.max_tokens < 1:
-            raise ValueError("top_k must be 0 or more and max_tokens 1 or more.")
+        for name, least in (("top_k", 0), ("max_tokens", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
 
 
 def sample(logits_BxV, keys_B, sampling: Sampling):
@@ -45,7 +48,9 @@ def sample(logits_BxV, keys_B, sampling: Sampling):
     """
     if sampling.temperature == 0:
         return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-    logits = filter_logits(logits_BxV / sampling.temperature, sampling.top_k, sampling.top_p)
+    # The likeliest token is moved to 0 first: a tiny temperature must not make all logits infinite.
+    logits = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
+    logits = filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
     return jax.vmap(jax.random.categorical)(keys_B, logits).astype(jnp.int32)
 
 

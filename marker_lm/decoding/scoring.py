@@ -1,4 +1,4 @@
-"""Log-likelihoods per span kind, and posteriors over the values of a category: by scoring, exactly."""
+"""Log-likelihoods per span kind, and posteriors over the values of a category; both exact."""
 
 import dataclasses
 import functools

@@ -28,7 +28,7 @@ from marker_lm.data.atlas import languages
 
 FORMATS = ("Plain", "JSON", "XML", "Enumeration", "Tabular", "Markdown")
 LENGTHS = ("concise", "medium", "long")
-EDGES = (4, 25)
+EDGES = (4, 21)
 MIN_SCORE = 0.6
 # Written without spaces: words are looked up inside a run of letters.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}]")
@@ -159,7 +159,7 @@ def length_tokens(text: str, format: str | None = None) -> int:
 
 
 def length_bucket(text: str, format: str | None = None) -> str:
-    """concise < 4 <= medium < 25 <= long, in words as in length_tokens."""
+    """concise < 4 <= medium < 21 <= long, in words as in length_tokens."""
     return LENGTHS[sum(length_tokens(text, format) >= edge for edge in EDGES)]
 
 

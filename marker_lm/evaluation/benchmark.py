@@ -33,8 +33,8 @@ class Item:
     split: str = "heldout"
 
 
-# A check gives the value of its category that an answer shows, or None where nothing can be told. It
-# gets the answer and the markers that were asked for.
+# A check gives the value of its category that an answer shows, or None where nothing can be told.
+# It gets the answer and the markers that were asked for.
 Check = Callable[[str, Mapping[str, Any]], str | None]
 
 
@@ -58,6 +58,7 @@ class Benchmark:
       checks: category -> Check.
       bars: demands, printed beside what was measured.
       key: (item, levers) -> the exact answer under other levers, where the data can tell.
+      avoid: levers -> whether no lever may be moved so that they come together.
       notes: what a reader must know to read the figures rightly.
     """
 
@@ -66,6 +67,7 @@ class Benchmark:
     checks: Mapping[str, Check]
     bars: Sequence[Bar] = ()
     key: Callable[[Item, Mapping[str, str]], str] | None = None
+    avoid: Callable[[Mapping[str, str]], bool] = lambda levers: False
     notes: Sequence[str] = ()
 
     def stratum(self, item: Item) -> str:
@@ -78,7 +80,7 @@ class Benchmark:
 
 
 def choose_items(items: Sequence[Item], stratum: Callable[[Item], str], most: int) -> list[Item]:
-    """At most `most` items a split and stratum, by the hash of their id: the same ones every time."""
+    """At most `most` items a split and stratum, by the hash of their id: always the same ones."""
     order = np.argsort(hash_ids([item.id for item in items]), kind="stable")
     counts: dict[tuple[str, str], int] = {}
     chosen = []
@@ -90,12 +92,23 @@ def choose_items(items: Sequence[Item], stratum: Callable[[Item], str], most: in
     return chosen
 
 
-def moved(item: Item, seed: int) -> dict[str, str]:
-    """One value for each lever that the prompt leaves open, another than the row's own."""
+def moved(
+    item: Item, seed: int, avoid: Callable[[Mapping[str, str]], bool] = lambda levers: False
+) -> dict[str, str]:
+    """One value for each lever that the prompt leaves open, another than the row's own.
+
+    A lever stays out of the result where each other value of it is one to `avoid`, together with
+    the row's own markers and the levers moved before.
+    """
     draws = np.random.default_rng([seed, int(hash_ids([item.id])[0])])
-    asked = {}
+    asked: dict[str, str] = {}
     for category, values in sorted(item.open.items()):
-        others = [v for v in values if v != item.markers.get(category)]
+        others = [
+            value
+            for value in values
+            if value != item.markers.get(category)
+            and not avoid({**item.markers, **asked, category: value})
+        ]
         if others:
             asked[category] = others[int(draws.integers(len(others)))]
     return asked

@@ -24,6 +24,12 @@ class Answer:
     finished: bool
 
 
+def pin_levers(engine: Engine, pins: Mapping) -> Controls:
+    """Controls with those of the pins that are levers of the engine's arm."""
+    levers = engine.layout.completion_side
+    return Controls(pinned={c: v for c, v in pins.items() if c in levers})
+
+
 def predict(
     engine: Engine,
     items: Sequence[Item],
@@ -52,11 +58,11 @@ def predict(
     settings = json.dumps([version, dataclasses.asdict(sampling), asked])
     key = hashlib.sha256(settings.encode()).hexdigest()
     if path.exists():
-        head, *lines = path.read_text().splitlines()
-        if json.loads(head) == key:
+        # Not splitlines: answers may hold other line separators, which JSON leaves as they are.
+        head, *lines = path.read_text().rstrip("\n").split("\n")
+        if head == json.dumps(key):
             return [Answer(**json.loads(line)) for line in lines]
-    levers = engine.layout.completion_side
-    controls = [Controls(pinned={c: v for c, v in p.items() if c in levers}) for p in pins]
+    controls = [pin_levers(engine, pinned) for pinned in pins]
     # Rows that are likely to be as long as each other end together, so few steps are wasted.
     order = sorted(range(len(items)), key=lambda i: len(items[i].key))
     answers: list[Answer | None] = [None] * len(items)
@@ -74,5 +80,8 @@ def predict(
         json.dumps(key),
         *(json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers),
     ]
-    path.write_text("\n".join(lines) + "\n")
+    # Renamed when complete, so that a killed job leaves no half of it.
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(path)
     return answers

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from marker_lm.data.prepare import examples
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import Rejects
-from marker_lm.evaluation.atlas_checks import FORMATS
 from marker_lm.evaluation.atlas import got_format
+from marker_lm.evaluation.atlas_checks import FORMATS
 from marker_lm.evaluation.benchmark import Benchmark, Item, choose_items
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 
@@ -18,8 +18,8 @@ LEVER_SHARE = 0.01  # a value under this share of the training rows is not asked
 def rows_benchmark(config: ConfigDict) -> Benchmark:
     """The held-out rows of a config's tasks.
 
-    The only lever that a program can check on any text without a language identifier is the format, so
-    that is what control is measured on, where the taxonomy has one.
+    The only lever that a program can check on any text without a language identifier is the format,
+    so that is what control is measured on, where the taxonomy has one.
 
     Raises:
       SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks.
@@ -58,15 +58,15 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
         },
         {"format": got_format} if formats else {},
         notes=(
-            "These rows have one reference answer each and no key for other levers: exact match is a "
-            "low bound, and only the format of an answer is checked by a program.",
+            "These rows have one reference answer each and no key for other levers: exact match is "
+            "a low bound, and only the format of an answer is checked by a program.",
         ),
     )
 
 
 def _training_counts(config: ConfigDict, taxonomy: Taxonomy) -> dict[str, Counter]:
     counts = {c: Counter() for c in (*taxonomy.categories, "format")}
-    for task in config.data.tasks:
+    for task in (name for name, files in config.data.tasks.items() if files.train):
         for example in _read(config, task, "train", taxonomy):
             for category, value in example.markers.items():
                 counts[category][value] += 1

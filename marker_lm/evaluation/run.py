@@ -1,9 +1,11 @@
 """Evaluates trained arms on one benchmark and gathers the results of the report."""
 
+import dataclasses
 import datetime
 import importlib.metadata
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.data.arms import ARMS
+from marker_lm.data.setup import SetupError, find_arm
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation import tables
-from marker_lm.evaluation.benchmark import Benchmark, moved
-from marker_lm.evaluation.predict import predict
+from marker_lm.evaluation.benchmark import Benchmark, Item, moved
+from marker_lm.evaluation.predict import pin_levers, predict
 from marker_lm.evaluation.samples import lever_samples
 from marker_lm.model.params import parameter_count
 from marker_lm.training.checkpoints import load_about
@@ -35,9 +38,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Decodes, checks and scores; returns the results that evaluation/report.py documents.
 
-    Each arm answers every item as it is (a marked arm infers its markers), with the row's own markers
-    pinned, and with every open lever moved to another value. An arm that never saw a marker can't be
-    pinned: its plain answers stand beside.
+    Each arm answers every item as it is (a marked arm infers its markers), with the row's own
+    markers pinned, and with every open lever moved to another value. An arm that never saw a marker
+    can't be pinned: its plain answers stand beside.
 
     Args:
       benchmark: items, strata and checks.
@@ -47,18 +50,17 @@ def evaluate(
       log: takes lines for people.
     """
     folder, began = epath.Path(folder), time.monotonic()
+    engines = {arm: _load(arm, workdir, config.decode.batch) for arm, workdir in arms.items()}
+    benchmark = _fitting(benchmark, engines.values(), config.seed, log)
     items = benchmark.items
     sampling = Sampling(max_tokens=config.decode.max_tokens)
-    levers = tuple(benchmark.checks)
-    own = [{c: i.markers[c] for c in levers if c in i.markers} for i in items]
-    asked = [o | moved(i, config.seed) for i, o in zip(items, own, strict=True)]
+    own = [own_levers(benchmark, item) for item in items]
+    asked = [moved_levers(benchmark, item, config.seed) for item in items]
     settings = {"inferred": [{}] * len(items), "pinned": own, "moved": asked}
     answers: dict[str, dict[str, list]] = {}
-    engines: dict[str, Engine] = {}
-    for arm, workdir in arms.items():
-        engine, _ = load_engine(workdir, batch=config.decode.batch)
-        engines[arm] = engine
-        version = f"{arm} {load_about(epath.Path(workdir) / 'checkpoints')['step']}"
+    for arm, engine in engines.items():
+        about = load_about(epath.Path(arms[arm]) / "checkpoints")
+        version = json.dumps([arm, about], sort_keys=True)
         marked = ARMS[arm].completion_side
         wanted = settings if marked else {"plain": [{}] * len(items)}
         answers[arm] = {
@@ -91,7 +93,7 @@ def evaluate(
         "differences": tables.differences(benchmark, answers),
         "control": tables.control(benchmark, answers, own, asked),
         "inference": tables.inference(benchmark, answers),
-        "asked_got": tables.asked_got(benchmark, answers["markers"]["moved"], asked),
+        "asked_got": tables.asked_got(benchmark, answers["markers"]["moved"], own, asked),
         "inferred_confusion": tables.inferred_confusion(benchmark, answers["markers"]["inferred"]),
         "posterior": posterior_check(benchmark, main),
         "strata": dict(benchmark.strata),
@@ -99,6 +101,50 @@ def evaluate(
         "caveats": list(caveats(arms)),
         "seconds": time.monotonic() - began,
     }
+
+
+def own_levers(benchmark: Benchmark, item: Item) -> dict[str, Any]:
+    """The row's own values of the levers that are checked."""
+    return {c: item.markers[c] for c in benchmark.checks if c in item.markers}
+
+
+def moved_levers(benchmark: Benchmark, item: Item, seed: int) -> dict[str, Any]:
+    """The same with every lever moved that the prompt leaves open."""
+    return own_levers(benchmark, item) | moved(item, seed, benchmark.avoid)
+
+
+def _load(arm: str, workdir: epath.PathLike, batch: int) -> Engine:
+    """The engine of an arm. Raises SetupError for a run of another arm."""
+    find_arm(arm)
+    engine, config = load_engine(workdir, batch=batch)
+    if config.arm != arm:
+        raise SetupError(
+            f"--arm={arm}={workdir} is a run of arm '{config.arm}'; write --arm={config.arm}=..."
+        )
+    return engine
+
+
+def _fitting(
+    benchmark: Benchmark, engines: Iterable[Engine], seed: int, log: Callable[[str], None]
+) -> Benchmark:
+    """The benchmark without the items that some arm can't take, such as too long ones."""
+
+    def fits(item: Item) -> bool:
+        pins = (own_levers(benchmark, item), moved_levers(benchmark, item, seed))
+        return not any(
+            engine.refusal(item.prompt, pin_levers(engine, pin))
+            for engine in engines
+            for pin in pins
+        )
+
+    engines = list(engines)
+    items = [item for item in benchmark.items if fits(item)]
+    left_out = len(benchmark.items) - len(items)
+    if not left_out:
+        return benchmark
+    note = f"{left_out} of {len(benchmark.items)} held-out prompts are too long for the model."
+    log(note)
+    return dataclasses.replace(benchmark, items=items, notes=(*benchmark.notes, note))
 
 
 def arm_curves(name: str, workdir: epath.PathLike) -> dict[str, Any]:
@@ -122,7 +168,7 @@ def arm_curves(name: str, workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def posterior_check(benchmark: Benchmark, engine: Engine, most: int = 32) -> dict[str, Any]:
-    """Posteriors of each category whose value the prompt fixes: do they sum to 1, are they right?"""
+    """Posteriors of the categories that the prompt fixes: do they sum to 1, are they right?"""
     scorer, errors, right, n = Scorer(engine), [0.0], {}, 0
     for category in engine.grammar.values:
         chosen = [i for i in benchmark.items if i.determined and category in i.determined][:most]
@@ -144,11 +190,11 @@ def caveats(arms: Mapping[str, Any]):
         "arms shift."
     )
     yield (
-        "All arms train on the same rows in the same order and steps; a marked arm also trains on the "
-        "tokens of its lists, and writes its list before it answers."
+        "All arms train on the same rows in the same order and steps; a marked arm also trains on "
+        "the tokens of its lists, and writes its list before it answers."
     )
     if "shuffled" not in arms:
         yield (
-            "Without an arm of shuffled markers, a gain over the plain arm may be that of any auxiliary "
-            "loss and not of what the markers say; run with --shuffled to tell."
+            "Without an arm of shuffled markers, a gain over the plain arm may be that of any "
+            "auxiliary loss and not of what the markers say; run with --shuffled to tell."
         )

@@ -5,7 +5,7 @@ from typing import Any
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.sampling import Sampling
-from marker_lm.evaluation.benchmark import Benchmark
+from marker_lm.evaluation.benchmark import Benchmark, Item
 
 MOST_VALUES = 8
 
@@ -14,18 +14,14 @@ def lever_samples(
     benchmark: Benchmark, engine: Engine, sampling: Sampling, count: int
 ) -> list[dict[str, Any]]:
     """The 'samples' section of a report: `count` prompts, their levers in turn."""
-    levers = [
-        c for c in benchmark.checks if any(len(i.open.get(c, ())) > 1 for i in benchmark.items)
-    ]
+    levers = [c for c in benchmark.checks if any(_can_move(item, c) for item in benchmark.items)]
     if not levers or not count:
         return []
     chosen = []
     used = set()
     for n in range(count):
         lever = levers[n % len(levers)]
-        fitting = (
-            i for i in benchmark.items if len(i.open.get(lever, ())) > 1 and i.prompt not in used
-        )
+        fitting = (i for i in benchmark.items if _can_move(i, lever) and i.prompt not in used)
         item = next(fitting, None)
         if item is not None:
             used.add(item.prompt)
@@ -56,6 +52,10 @@ def lever_samples(
             }
         )
     return list(samples.values())
+
+
+def _can_move(item: Item, lever: str) -> bool:
+    return lever in item.markers and len(item.open.get(lever, ())) > 1
 
 
 def _spread(values: list[str], most: int) -> list[str]:

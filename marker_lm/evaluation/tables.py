@@ -37,7 +37,7 @@ def _scored(values: Sequence[float | None], at: Sequence[int]) -> list[float]:
 
 
 def quality(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
-    """Exact match by arm, mode and stratum on held-out rows; moved levers have a key of their own."""
+    """Exact match by arm, mode and stratum on held-out rows, with the row's own levers."""
     rows = []
     for arm, modes in answers.items():
         for mode in ("plain", "inferred", "pinned"):
@@ -56,8 +56,8 @@ def quality(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
 def differences(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
     """Paired differences in exact match, over the items that determine their answer.
 
-    A prompt that leaves a lever open has no single right answer, so the inferred mode is compared with
-    the other arms only where nothing is open; the pinned mode, on all held-out rows.
+    A prompt that leaves a lever open has no single right answer, so the inferred mode is compared
+    with the other arms only where nothing is open; the pinned mode, on all held-out rows.
     """
     ours = answers["markers"]
     match = {
@@ -136,6 +136,7 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
             for stratum in STRATA:
                 at = _in(benchmark, stratum)
                 free = [n for n in at if is_open[n]]
+                changes = [n for n in free if _is_moved(category, own[n], asked[n])]
                 add(arm, category, "pinned", stratum, _scored(hits[category], at))
                 add(
                     arm,
@@ -149,7 +150,7 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
                     category,
                     "moved to another value",
                     stratum,
-                    _scored(shifts[category], free),
+                    _scored(shifts[category], changes),
                 )
         if {"lang", "format"} <= set(benchmark.checks):
             both = [
@@ -163,6 +164,10 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
     return rows
 
 
+def _is_moved(category: str, own: Mapping, asked: Mapping) -> bool:
+    return category in asked and asked[category] != own.get(category)
+
+
 def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float | None]:
     """1 or 0 an item, None where nothing was asked or nothing can be told."""
     check: Callable = benchmark.checks[category]
@@ -174,7 +179,7 @@ def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float |
 
 
 def inference(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
-    """Accuracy of inferred markers, apart for what the prompt determines and what it leaves open."""
+    """Accuracy of inferred markers: what the prompt determines and what it leaves open, apart."""
     bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "inference"}
     rows = []
     for arm, modes in answers.items():
@@ -212,14 +217,14 @@ def _inferred(answers: Sequence[Answer]) -> list[str]:
     return sorted({category for answer in answers for category in answer.markers})
 
 
-def asked_got(benchmark: Benchmark, answers, asked) -> dict[str, Any]:
+def asked_got(benchmark: Benchmark, answers, own, asked) -> dict[str, Any]:
     """Category -> counts of asked against got, over the levers that were moved."""
     tables = {}
     for category, check in benchmark.checks.items():
         pairs = [
             (want[category], check(answer.text, want))
-            for item, answer, want in zip(benchmark.items, answers, asked, strict=True)
-            if category in item.open and category in want
+            for answer, had, want in zip(answers, own, asked, strict=True)
+            if _is_moved(category, had, want)
         ]
         pairs = [(w, g) for w, g in pairs if g is not None]
         if pairs:
@@ -229,13 +234,14 @@ def asked_got(benchmark: Benchmark, answers, asked) -> dict[str, Any]:
 
 
 def inferred_confusion(benchmark: Benchmark, answers) -> dict[str, Any]:
-    """Category -> counts of true against inferred, where the prompt determines the value."""
+    """Closed category -> counts of true against inferred, where the prompt determines the value."""
     tables = {}
     for category in _inferred(answers):
         pairs = [
             (str(item.markers[category]), str(answer.markers.get(category, "none")))
             for item, answer in zip(benchmark.items, answers, strict=True)
             if _where(item, category) in ("prompt determines it", "all rows")
+            and isinstance(item.markers[category], str)
         ]
         if pairs:
             labels, matrix = _counts(pairs)

@@ -11,8 +11,8 @@ def token_nll(params, config: ModelConfig, hidden_BxLxD, targets_BxL, blocks: in
     """Negative log-likelihood of each target in nats, float32 [B, L].
 
     The length is cut into `blocks` pieces and each piece's [B, L / blocks, V] logits are computed,
-    used and forgotten; the backward pass computes them again. The batch axis stays whole, so it stays
-    sharded. `blocks` must divide L.
+    used and forgotten; the backward pass computes them again. The batch axis stays whole, so it
+    stays sharded. `blocks` must divide L.
     """
     B, L, D = hidden_BxLxD.shape
     if L % blocks:

@@ -1,17 +1,24 @@
 """Orbax checkpoints: parameters, optimizer and all that is needed to use them again.
 
 The only module that knows Orbax. A checkpoint of step n holds two trees, `params` and `optimizer`
-(moments and step), and JSON beside them: config, taxonomy, template, layout and tokenizer hash. Decoding
-reads the parameters alone. Orbax writes under a temporary name and renames, so a killed save leaves
-the one before in place.
+(moments and step), and JSON beside them: config, taxonomy, template, layout and tokenizer hash.
+Decoding reads the parameters alone. Orbax writes under a temporary name and renames, so a killed
+save leaves the one before in place.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
+
+from marker_lm.markers.taxonomy import Taxonomy
+
+# What a run has in common with the checkpoint it goes on from: it gives a step its meaning.
+RESUMED_WITH = (
+    *("seed", "arm", "plan_arms", "template", "markers", "model"),
+    *("train.length", "train.batch", "train.optimizer"),
+)
 
 
 class CheckpointError(ValueError):
@@ -89,10 +96,20 @@ def load_about(folder: str | epath.Path, step: int | None = None) -> dict[str, A
     return dict(ocp.checkpointables_metadata(path).custom_metadata) | {"step": step}
 
 
+def has_checkpoint(folder: str | epath.Path) -> bool:
+    """Whether a complete checkpoint lies there."""
+    return bool(_steps(epath.Path(folder)))
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    # An unfinished checkpoint bears a temporary name.
+    return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
+
+
 def _find(folder, step):
     """Path and number of a complete checkpoint; the newest when `step` is None."""
     folder = epath.Path(folder)
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
+    steps = _steps(folder)
     if not steps:
         raise CheckpointError(f"{folder} holds no checkpoint; train first or mend --workdir.")
     if step is not None and step not in steps:
@@ -101,7 +118,44 @@ def _find(folder, step):
     return folder / str(step), step
 
 
-def same_tree(a, b) -> bool:
-    """Whether two trees hold the same arrays to the last bit."""
-    equal = jax.tree.map(lambda x, y: x.shape == y.shape and bool((x == y).all()), a, b)
-    return all(jax.tree.leaves(equal))
+def check_resume(now: dict, then: dict) -> None:
+    """Raises CheckpointError when a checkpoint is of another config, taxonomy or data.
+
+    Args:
+      now: the facts that the run would save.
+      then: those of the checkpoint.
+    """
+    if now["taxonomy_hash"] != then["taxonomy_hash"]:
+        taxonomies = [Taxonomy.from_dict(about["taxonomy"]) for about in (then, now)]
+        changes = "; ".join(taxonomies[0].diff(taxonomies[1]))
+        raise CheckpointError(
+            f"the checkpoint has another taxonomy ({changes}); use a new workdir."
+        )
+    for key in RESUMED_WITH:
+        have, want = (_plain(_at(about["config"], key)) for about in (then, now))
+        if have != want:
+            raise CheckpointError(
+                f"the checkpoint was trained with {key}={have}, the config says {want}; "
+                "use a new workdir or the old config."
+            )
+    # The tokenizer is known only once the data is prepared.
+    for key in ("data_key", "tokenizer_hash"):
+        if key in now and now[key] != then[key]:
+            raise CheckpointError(
+                f"the checkpoint was trained on other data ({key} is {now[key]}, was {then[key]}): "
+                "files, data settings or tokenizer have changed; use a new workdir."
+            )
+
+
+def _at(config: dict, key: str):
+    """The value under a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _plain(value):
+    """Tuples as lists, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

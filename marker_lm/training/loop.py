@@ -1,8 +1,9 @@
 """A whole training run, top to bottom: open the caches, make or restore the state, step, save."""
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -11,23 +12,23 @@ from ml_collections import ConfigDict
 
 from marker_lm.data.cache import Cache
 from marker_lm.data.loader import iterate
-from marker_lm.data.prepare import check_cache, prepare
+from marker_lm.data.prepare import check_cache, data_key, prepare
 from marker_lm.data.setup import Setup, eval_batches, make_setup, train_batches
 from marker_lm.data.tokenizer import load_tokenizer
-from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
+from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.params import parameter_count
 from marker_lm.progress import Progress
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import batch_sharding
-from marker_lm.training.checkpoints import CheckpointError, Checkpoints, load_about
+from marker_lm.training.checkpoints import Checkpoints, check_resume, has_checkpoint, load_about
 from marker_lm.training.metrics import MetricWriter
 from marker_lm.training.optimizer import make_optimizer
 from marker_lm.training.step import abstract_state, make_eval_step, make_train_step, new_state
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is not finite any more."""
+class TrainingDiverged(ValueError):
+    """The loss or its gradient is not finite any more."""
 
 
 def data_folder(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
@@ -43,8 +44,8 @@ def model_config(config: ConfigDict, setup: Setup) -> ModelConfig:
 def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None] = print) -> dict:
     """Trains to the end of the last epoch, going on from the newest checkpoint in `workdir`.
 
-    The same command started again after any interruption ends with the same parameters, bit for bit on
-    the same machine: batches are a function of the step, and nothing else carries state.
+    The same command started again after any interruption ends with the same parameters, bit for bit
+    on the same machine: batches are a function of the step, and nothing else carries state.
 
     Args:
       config: see configs/default.py.
@@ -55,18 +56,31 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
       Facts of the run: steps, parameters, seconds.
 
     Raises:
-      TrainingDiverged: a loss that is not finite.
+      TrainingDiverged: a loss or a gradient that is not finite; nothing after it is saved.
+      CheckpointError: the newest checkpoint is of another config, taxonomy or data.
+      SetupError: no row fits.
     """
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
     # Data and how it is written.
     folder = data_folder(config, workdir)
-    prepare(config, folder, log)
     taxonomy = load_taxonomy(config.taxonomy)
+    about = {
+        "config": config.to_dict(),
+        "taxonomy": taxonomy.to_dict(),
+        "taxonomy_hash": taxonomy.hash,
+        "data": str(folder),
+        "data_key": data_key(config, taxonomy),
+    }
+    # Before anything is written: preparing other data would replace the checkpoint's tokenizer.
+    if has_checkpoint(workdir / "checkpoints"):
+        check_resume(about, load_about(workdir / "checkpoints"))
+    prepare(config, folder, log)
     setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"))
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
+    about["tokenizer_hash"] = setup.tokenizer.hash
     rows = host_rows(config.train.batch)
     batches = train_batches(config, setup, cache, rows)
     steps = len(batches)
@@ -83,23 +97,18 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         f"{config.train.batch} x {config.train.length} slots on {mesh.size} device(s)"
     )
 
-    about = {
-        "config": config.to_dict(),
-        "taxonomy": taxonomy.to_dict(),
-        "taxonomy_hash": taxonomy.hash,
-        "tokenizer_hash": setup.tokenizer.hash,
-        "data": str(folder),
-    }
-    with Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints:
+    with (
+        Checkpoints(workdir / "checkpoints", config.train.keep) as checkpoints,
+        remember(signal.SIGTERM) as terminated,
+    ):
         start = checkpoints.latest_step() or 0
         if start:
-            check_resume(config, taxonomy, load_about(workdir / "checkpoints"))
+            check_resume(about, load_about(workdir / "checkpoints"))
             state = checkpoints.restore(start, abstract_state(model, optimizer, mesh))
             log(f"going on from step {start}")
         else:
             state = new_state(model, optimizer, mesh, config.seed)
 
-        stop = on_signal(signal.SIGTERM)
         writer = MetricWriter(workdir, start)
         sharding = batch_sharding(mesh)
         began = time.monotonic()
@@ -115,24 +124,25 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
                     window.add(*pending)
                 pending = (step, metrics)
                 done = step + 1
-                if done % config.train.log_every == 0 or done == steps:
+                stop, last = terminated(), done == steps
+                log_now = last or due(done, config.train.log_every)
+                save_now = last or stop or due(done, config.train.save_every)
+                eval_now = config.train.eval_every and (last or due(done, config.train.eval_every))
+                record = {}
+                if log_now or save_now:  # a step that went wrong must not be saved
                     window.add(*pending)
                     pending = None
+                if log_now:
                     record = window.take()
+                    progress.update(done, describe(record))
+                if eval_now:
+                    with window.paused():
+                        record |= evaluate(state["params"])
+                if record:
                     writer.write(done, record)
-                    progress.update(
-                        done,
-                        f"loss {record['loss']:.3f}, answer {record['answer_nats']:.3f} nats, "
-                        f"{record['tokens_per_second']:.0f} tokens/s",
-                    )
-                if config.train.eval_every and (
-                    done % config.train.eval_every == 0 or done == steps
-                ):
-                    writer.write(done, evaluate(state["params"]))
-                    window.restart()
-                if done % config.train.save_every == 0 or done == steps or stop():
+                if save_now:
                     checkpoints.save(done, state, about)
-                if stop():
+                if stop:
                     checkpoints.wait()
                     writer.close()
                     log(f"stopped by SIGTERM; step {done} is saved, the same command goes on")
@@ -144,6 +154,11 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         "seconds": time.monotonic() - began,
         "stopped": False,
     }
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is due; 0 is never."""
+    return every > 0 and step % every == 0
 
 
 class Window:
@@ -158,13 +173,14 @@ class Window:
         self.began = time.monotonic()
 
     def add(self, step: int, metrics) -> None:
-        """Raises TrainingDiverged when the step's loss is not finite."""
+        """Raises TrainingDiverged when the step's loss or gradient is not finite."""
         metrics = jax.device_get(metrics)
-        if not np.isfinite(metrics["loss"]):
-            raise TrainingDiverged(
-                f"the loss of step {step + 1} is {metrics['loss']}; lower train.learning_rate, or "
-                "look at the rows of this batch."
-            )
+        for name, words in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            if not np.isfinite(metrics[name]):
+                raise TrainingDiverged(
+                    f"the {words} of step {step + 1} is {metrics[name]}; lower "
+                    "train.learning_rate, or look at the rows of this batch."
+                )
         self.count += 1
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
@@ -182,6 +198,19 @@ class Window:
         self.restart()
         return record
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside does not count as time of training."""
+        start = time.monotonic()
+        yield
+        self.began += time.monotonic() - start
+
+
+def describe(record) -> str:
+    """A record in a line of progress."""
+    answer = f"answer {record['answer_nats']:.3f} nats, " if "answer_nats" in record else ""
+    return f"loss {record['loss']:.3f}, {answer}{record['tokens_per_second']:.0f} tokens/s"
+
 
 def nats_per_token(sums) -> dict[str, float]:
     """Mean nats of an answer token and of a marker token (left out where there are none)."""
@@ -194,7 +223,7 @@ def nats_per_token(sums) -> dict[str, float]:
 
 
 def make_evaluate(config, setup: Setup, folder, model: ModelConfig, mesh, rows: slice) -> Callable:
-    """Returns params -> {'eval_answer_nats', ...} over the held-out cache; {} where there is none."""
+    """Returns params -> {'eval_answer_nats', ...} over the held-out cache; {} without one."""
     if not config.train.eval_every or not (folder / "heldout").exists():
         return lambda params: {}
     cache = Cache(folder / "heldout")
@@ -233,31 +262,12 @@ def report_plan(batches, length: int, log: Callable[[str], None]) -> None:
         log(f"{too_long} rows are longer than train.length={length} and are left out")
 
 
-def check_resume(config: ConfigDict, taxonomy: Taxonomy, about: dict) -> None:
-    """Raises CheckpointError when the checkpoint was trained under another config or taxonomy."""
-    if about["taxonomy_hash"] != taxonomy.hash:
-        changes = "; ".join(Taxonomy.from_dict(about["taxonomy"]).diff(taxonomy))
-        raise CheckpointError(
-            f"the checkpoint has another taxonomy ({changes}); use a new workdir."
-        )
-    for key in ("seed", "arm", "template", "markers", "model"):
-        have, want = about["config"][key], config.to_dict()[key]
-        if _plain(have) != _plain(want):
-            raise CheckpointError(
-                f"the checkpoint was trained with {key}={have}, the config says {want}; "
-                "use a new workdir or the old config."
-            )
-
-
-def _plain(value):
-    """Tuples as lists, as JSON gives them back."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def on_signal(number: int) -> Callable[[], bool]:
-    """Installs a handler that only remembers; returns whether the signal came."""
+@contextlib.contextmanager
+def remember(number: int) -> Iterator[Callable[[], bool]]:
+    """Inside, a signal is only remembered; yields a function that says whether it came."""
     came: list[int] = []
-    signal.signal(number, lambda *_: came.append(number))
-    return lambda: bool(came)
+    before = signal.signal(number, lambda *_: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(number, before)

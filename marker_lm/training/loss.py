@@ -8,8 +8,8 @@ from marker_lm.data.assembly import Kind
 def answer_normalised(nll_BxL, batch):
     """Weighted loss over the number of answer tokens, and per-kind sums for the metrics.
 
-    Easy marker tokens would dilute the answer if the divisor counted them (PAPER.md section 11), so the
-    divisor counts targets of kind COMPLETION only.
+    Easy marker tokens would dilute the answer if the divisor counted them (PAPER.md section 11), so
+    the divisor counts targets of kind COMPLETION only.
 
     Returns:
       loss: float32 scalar.

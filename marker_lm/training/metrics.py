@@ -19,18 +19,25 @@ class MetricWriter:
     def __init__(self, workdir: str | epath.Path, step: int):
         self.path = epath.Path(workdir) / "metrics.jsonl"
         kept = [r for r in read_metrics(workdir) if r["step"] <= step] if step else []
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
         self._lines = [json.dumps(r) + "\n" for r in kept]
-        self._board = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=step)
+        self._save()
+        # TensorBoard forgets the step it purges from, too.
+        self._board = SummaryWriter(str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records `scalars` (name -> float) for `step`."""
         scalars = {name: float(value) for name, value in scalars.items()}
         self._lines.append(json.dumps({"step": step, **scalars}) + "\n")
-        # Object stores cannot append, and a record is short: the file is written whole.
-        self.path.write_text("".join(self._lines))
+        self._save()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
+
+    def _save(self) -> None:
+        # Object stores cannot append, and a record is short: the file is written whole. A kill in
+        # the middle leaves the file before.
+        partial = self.path.parent / (self.path.name + ".partial")
+        partial.write_text("".join(self._lines))
+        partial.replace(self.path)
 
     def close(self) -> None:
         self._board.close()

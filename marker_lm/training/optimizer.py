@@ -18,8 +18,8 @@ def schedule(config, steps: int) -> optax.Schedule:
 
 
 def _decayed(params):
-    """Weight decay is for matrices: norms and other vectors (stacked by layer: rank 2) are left."""
-    return jax.tree.map_with_path(lambda path, x: not path[-1].key.endswith("scale"), params)
+    """Weight decay is for matrices; the scales of the norms are left (stacked by layer: rank 2)."""
+    return jax.tree.map_with_path(lambda path, x: not path[-1].key.endswith("norm"), params)
 
 
 def _adamw(config, learning_rate):
@@ -32,7 +32,42 @@ def _adamw(config, learning_rate):
     )
 
 
-OPTIMIZERS: dict[str, Callable] = {"adamw": _adamw}
+def _muon_dimensions(params):
+    """Which axes of a stacked block matrix Muon turns into rows and columns; None leaves it to AdamW."""
+
+    def dimensions(path, _):
+        name = path[-1].key
+        if path[0].key != "layers" or name.endswith("norm"):
+            return None
+        if name in ("query", "key", "value"):  # [layers, D, heads, N]
+            return optax.contrib.MuonDimensionNumbers(1, (2, 3))
+        if name == "out":  # [layers, heads, N, D]
+            return optax.contrib.MuonDimensionNumbers((1, 2), 3)
+        return optax.contrib.MuonDimensionNumbers(1, 2)
+
+    return jax.tree.map_with_path(dimensions, params)
+
+
+def _muon(config, learning_rate):
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for tables and norms.
+
+    Muon's steps are orthogonal matrices and want a rate of their own: `muon_learning_rate`, on the same
+    schedule.
+    """
+    scale = config.muon_learning_rate / config.learning_rate
+    return optax.contrib.muon(
+        lambda step: scale * learning_rate(step),
+        adam_learning_rate=learning_rate,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        adam_weight_decay=config.weight_decay,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=_decayed,
+        muon_weight_dimension_numbers=_muon_dimensions,
+    )
+
+
+OPTIMIZERS: dict[str, Callable] = {"adamw": _adamw, "muon": _muon}
 
 
 def make_optimizer(config, steps: int) -> optax.GradientTransformation:

@@ -21,8 +21,8 @@ from marker_lm.data.atlas import facts, languages, prompts, render
 from marker_lm.data.atlas.facts import Fact
 
 LENGTHS = ("concise", "medium", "long")
-EDGES = (4, 25)  # words: concise < 4 <= medium < 25 <= long
-LENGTH_SHARES = (0.42, 0.45, 0.13)
+EDGES = (4, 21)  # words: concise < 4 <= medium < 21 <= long
+LENGTH_SHARES = (0.45, 0.47, 0.08)
 FORMAT_SHARES: Mapping[str, float] = {
     "Plain": 0.25, "JSON": 0.17, "XML": 0.13, "Enumeration": 0.15, "Tabular": 0.15,
     "Markdown": 0.15,

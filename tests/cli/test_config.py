@@ -1,0 +1,84 @@
+"""Configs from the command line: typed overrides, and one sentence for each slip."""
+
+import pytest
+
+from marker_lm.cli.common import ConfigError, load_config
+from tests.cli.conftest import CONFIG, one_sentence
+
+
+def test_overrides_are_typed():
+    config = load_config(
+        f"{CONFIG}:baseline",
+        [
+            "--config.train.epochs=3",
+            "--config.train.learning_rate=1e-3",
+            "--config.model.scan=False",
+            "--config.markers.order=alphabetical",
+            "--config.plan_arms=('markers',)",
+            "--config.data.tasks.rows.train=a=b.jsonl",
+        ],
+    )
+    assert config.arm == "baseline"
+    assert config.train.epochs == 3 and config.train.learning_rate == 1e-3
+    assert config.model.scan is False and config.markers.order == "alphabetical"
+    assert tuple(config.plan_arms) == ("markers",)
+    assert config.data.tasks.rows.train == "a=b.jsonl"
+    assert config.train.batch == 32, "the others keep their values"
+    with pytest.raises(AttributeError):
+        config.train.bach = 3
+
+
+def test_one_call_leaves_nothing_for_the_next():
+    load_config(str(CONFIG), ["--config.seed=7"])
+    assert load_config(str(CONFIG), []).seed == 0
+
+
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("--config.train.bach=3", "no key 'train.bach'; did you mean 'train.batch'"),
+        ("--config.trian.batch=3", "no key 'trian.batch'; did you mean 'train.batch'"),
+        ("--config.zzzzzzzz=3", "no key 'zzzzzzzz'; see .*default.py"),
+        ("--config.train.batch=many", "wrong type.*many"),
+        ("--config.train.batch=1.5", "wrong type.*1.5"),
+        ("--config.model.scan=perhaps", "wrong type.*perhaps"),
+        ("--config.train.batch", "has no value; write --config.train.batch=VALUE"),
+        ("--config.train=5", "wrong type.*'5' as a ConfigDict"),
+    ],
+)
+def test_wrong_overrides(override, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(str(CONFIG), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    near = str(CONFIG).replace("default", "defualt")
+    with pytest.raises(ConfigError, match="no config .*; did you mean .*configs/default.py?"):
+        load_config(near, [])
+    with pytest.raises(ConfigError, match="no config"):
+        load_config(str(tmp_path / "none" / "x.py"), [])
+    with pytest.raises(ConfigError, match="no config"):
+        load_config(str(tmp_path), [])
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train"])
+def test_from_the_command_line(call, verb, tmp_path):
+    message = one_sentence(
+        call(verb, f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.data.shar=0.5")
+    )
+    assert message == (
+        f"marker-lm {verb}: the config has no key 'data.shar'; did you mean 'data.share'?"
+    )
+
+
+def test_an_arm_that_there_is_not(call, data, tmp_path):
+    result = call(
+        "train",
+        f"--config={CONFIG}:shufled",
+        f"--workdir={tmp_path}",
+        f"--config.data.tasks.rows.train={data / 'train.jsonl'}",
+        f"--config.taxonomy={data / 'taxonomy.yaml'}",
+        "--config.data.tokenizer=bytes",
+    )
+    assert "did you mean 'shuffled'" in one_sentence(result)

@@ -1,0 +1,169 @@
+"""The verbs from rows to report, in this process, on a tiny run."""
+
+import json
+
+import pytest
+
+from tests.cli.conftest import one_sentence, read_jsonl
+
+
+@pytest.fixture
+def workdir(trained):
+    return f"--workdir={trained.workdir}"
+
+
+def write_prompts(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return f"--prompts={path}"
+
+
+def test_prepare_and_train_find_that_all_is_done(call, trained):
+    result = call("prepare", *trained.options)
+    assert result.code == 0 and "is prepared already" in result.out
+    assert (trained.workdir / "data" / "train" / "manifest.json").exists()
+    again = call("train", *trained.options)
+    assert again.code == 0 and "trained to step" in again.out
+    losses = [r["loss"] for r in read_jsonl(trained.workdir / "metrics.jsonl") if "loss" in r]
+    assert losses and all(loss > 0 for loss in losses)
+
+
+def test_decode_a_file(call, workdir, tmp_path):
+    prompts = write_prompts(
+        tmp_path / "p.jsonl",
+        {"prompt": "1: say yes 2 times"},
+        {"prompt": "2: say ja", "markers": {"lang": "de", "words": "4"}, "ban": ["task"]},
+        {"prompt": ""},
+        {"prompt": "x" * 500},
+        {"prompt": "half a \ud800 pair"},
+        {"prompt": "はい", "markers": {"lang": "jp"}},
+        {"prompt": "last"},
+    )
+    out = tmp_path / "answers.jsonl"
+    result = call("decode", workdir, prompts, f"--out={out}", "--pin=size=long")
+    assert result.code == 0, result.err
+    assert result.out.strip() == f"3 answers, 4 errors: {out}"
+    rows = read_jsonl(out)
+    assert [row["prompt"][:3] for row in rows] == ["1: ", "2: ", "", "xxx", "hal", "はい", "las"]
+    first, second, empty, long, broken, wrong, last = rows
+    assert first["markers"]["size"] == "long" and first["pinned"] == ["size"]
+    assert first["probability"]["size"] == 1 and set(first["probability"]) == set(first["markers"])
+    assert second["markers"]["lang"] == "de" and second["markers"]["words"] == 4
+    assert set(second["pinned"]) == {"lang", "words", "size"} and "task" not in second["markers"]
+    assert "text" in last and "error" not in last
+    assert empty["error"] == "the prompt is empty." and "text" not in empty
+    assert "takes 5" in long["error"] and "surrogate" in broken["error"]
+    assert (
+        "lang='jp' is not a value of this category; it must be one of 'en', 'de'" in wrong["error"]
+    )
+
+
+def test_decode_one_prompt_to_the_terminal(call, workdir):
+    options = ["--temperature=1", "--top-k=20", "--top-p=0.9", "--max-tokens=8", "--seed=5"]
+    result = call("decode", workdir, "--prompt=say はい", "--ban=lang", *options)
+    row = json.loads(result.out)
+    assert result.code == 0 and row["prompt"] == "say はい" and "lang" not in row["markers"]
+    assert call("decode", workdir, "--prompt=say はい", "--ban=lang", *options).out == result.out
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--pin=lang"], "--pin=lang is not CATEGORY=VALUE"),
+        (["--pin=lagn=de"], "unknown category 'lagn' in taxonomy 'tiny'; did you mean 'lang'?"),
+        (["--pin=lang=d"], "lang='d' is not a value of this category; did you mean 'de'?"),
+        (["--pin=words=two"], "words='two' is not an integer"),
+        (["--pin=lang=de", "--ban=lang"], "'lang' is banned and wanted at once"),
+        (["--ban=size_"], "no lever 'size_'; did you mean 'size'?"),
+        (["--temperature=-1"], "temperature is -1.0; it must be 0"),
+        (["--top-p=2"], "top_p is 2.0"),
+        (["--step=3"], "has no step 3"),
+    ],
+)
+def test_decode_refuses(call, workdir, options, sentence):
+    assert sentence in one_sentence(call("decode", workdir, "--prompt=x", *options))
+
+
+def test_decode_with_the_taxonomy_of_the_run_and_another(call, data, workdir, tmp_path):
+    own = f"--taxonomy={data / 'taxonomy.yaml'}"
+    assert call("decode", workdir, "--prompt=x", own, "--max-tokens=8").code == 0
+    text = (data / "taxonomy.yaml").read_text("utf-8").replace("      ja: Japanese\n", "")
+    (tmp_path / "other.yaml").write_text(text)
+    message = one_sentence(
+        call("decode", workdir, "--prompt=x", f"--taxonomy={tmp_path / 'other.yaml'}")
+    )
+    assert "was trained with another taxonomy" in message
+    assert "lang: value 'ja' is removed" in message
+
+
+def test_score(call, data, workdir, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    rows = f"--rows={data / 'heldout.jsonl'}"
+    result = call("score", workdir, rows, f"--out={out}", "--shown=lang")
+    assert result.code == 0 and "24 rows scored" in result.out
+    scores = read_jsonl(out)
+    assert len(scores) == 24
+    for given, score in zip(read_jsonl(data / "heldout.jsonl"), scores, strict=True):
+        assert score["tokens"]["COMPLETION"] == len(given["completion"].encode()) + 1
+        assert (score["tokens"]["PROMPT_MARKERS"] > 0) == ("lang" in given["markers"])
+        assert score["nats"]["COMPLETION"] > 0
+
+
+def test_score_posterior(call, data, workdir, tmp_path):
+    out = tmp_path / "posterior.jsonl"
+    rows = f"--rows={data / 'heldout.jsonl'}"
+    assert call("score", workdir, rows, f"--out={out}", "--posterior=lang").code == 0
+    for row in read_jsonl(out):
+        assert set(row["posterior"]) == {"en", "de", "ja"}
+        assert abs(sum(row["posterior"].values()) - 1) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--posterior=words"], "'words' has no posterior; closed categories are"),
+        (["--shown=lagn"], "unknown category 'lagn'"),
+    ],
+)
+def test_score_refuses(call, data, workdir, options, sentence):
+    result = call("score", workdir, f"--rows={data / 'heldout.jsonl'}", *options)
+    assert sentence in one_sentence(result)
+
+
+def test_evaluate_and_report(call, trained, tmp_path):
+    out = tmp_path / "report"
+    options = [o for o in trained.options if not o.startswith("--workdir")]
+    arm = f"--arm=markers={trained.workdir}"
+    result = call("evaluate", *options, arm, f"--out={out}")
+    assert result.code == 0, result.err
+    assert f"report: {out / 'report.html'}" in result.out
+    results = json.loads((out / "report.json").read_text("utf-8"))
+    assert results["strata"]["tail"] == [] or results["strata"]["category"] == "lang"
+    quality = {(r["mode"], r["stratum"]): r["n"] for r in results["quality"]}
+    assert quality["inferred", "all"] == quality["pinned", "all"] > 0
+    assert {r["category"] for r in results["inference"]} <= {"lang", "size", "task", "words"}
+    answers = sorted(p.name for p in (out / "answers").iterdir())
+    assert answers == [f"markers.{mode}.jsonl" for mode in ("inferred", "moved", "pinned")]
+    page = tmp_path / "page"
+    again = call("report", f"--results={out / 'report.json'}", f"--out={page}")
+    assert (
+        again.code == 0
+        and (page / "report.html").read_bytes() == (out / "report.html").read_bytes()
+    )
+    table = call("report", f"--results={out / 'report.json'}", "--markdown")
+    assert table.code == 0 and table.out.startswith("| check")
+
+
+@pytest.mark.parametrize(
+    "arms, sentence",
+    [
+        (["baseline=x"], "--arm=markers=WORKDIR is missing"),
+        (["markers"], "is not NAME=WORKDIR"),
+        (["markers=nowhere"], "holds no checkpoint"),
+        (["markers={run}", "shufled={run}"], "did you mean 'shuffled'"),
+        (["markers={run}", "baseline={run}"], "is a run of arm 'markers'"),
+    ],
+)
+def test_evaluate_refuses(call, trained, tmp_path, arms, sentence):
+    options = [o for o in trained.options if not o.startswith("--workdir")]
+    arms = [f"--arm={arm.format(run=trained.workdir)}" for arm in arms]
+    assert sentence in one_sentence(call("evaluate", *options, *arms, f"--out={tmp_path}"))

@@ -1,0 +1,120 @@
+"""Temperature, top-k and top-p against NumPy, and their extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from marker_lm.decoding.sampling import Sampling, filter_logits, sample
+
+LOGITS = np.log(np.asarray([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4]], np.float32))
+
+
+def kept(logits, top_k=0, top_p=1.0) -> list[set[int]]:
+    rows = np.asarray(filter_logits(jnp.asarray(logits), top_k, top_p))
+    for row, before in zip(rows, logits, strict=True):
+        np.testing.assert_array_equal(row[np.isfinite(row)], before[np.isfinite(row)])
+    return [set(np.flatnonzero(np.isfinite(row)).tolist()) for row in rows]
+
+
+def kept_by_hand(row, top_k, top_p) -> set[int]:
+    """One row, token by token from the likeliest on."""
+    order = np.argsort(-row, kind="stable")
+    order = order[: top_k or len(row)]
+    p = np.exp(row[order].astype(np.float64) - row.max())
+    p, chosen, held = p / p.sum(), set(), 0.0
+    for token, share in zip(order, p, strict=True):
+        if held >= top_p:
+            break
+        chosen.add(int(token))
+        held += share
+    return chosen
+
+
+def test_by_hand():
+    assert kept(LOGITS, top_k=2) == [{0, 2}, {2, 3}]
+    assert kept(LOGITS, top_p=0.79) == [{0, 2}, {1, 2, 3}]
+    assert kept(LOGITS, top_p=0.81) == [{0, 2, 3}, {1, 2, 3}]
+    # Among the two likeliest of row 0 the first holds 5/8.
+    assert kept(LOGITS, top_k=2, top_p=0.62) == [{0}, {2, 3}]
+
+
+def test_extremes_of_the_filters():
+    everything = [{0, 1, 2, 3}] * 2
+    assert kept(LOGITS) == everything
+    assert kept(LOGITS, top_k=4) == kept(LOGITS, top_k=99) == everything
+    assert kept(LOGITS, top_k=1) == kept(LOGITS, top_p=1e-9) == [{0}, {3}]
+
+
+@given(
+    hnp.arrays(np.int32, 12, elements=st.integers(-40, 40), unique=True),
+    st.integers(0, 12),
+    st.sampled_from([0.05, 0.3, 0.61, 0.9, 1.0]),
+)
+def test_filters_against_numpy(row, top_k, top_p):
+    row = (row / 10).astype(np.float32)
+    p = np.sort(np.exp(row.astype(np.float64)))[::-1][: top_k or None]
+    if np.abs(np.cumsum(p) / p.sum() - top_p)[:-1].min(initial=1) < 1e-5:
+        return  # so near the border that rounding decides
+    assert kept(row[None], top_k, top_p) == [kept_by_hand(row, top_k, top_p)]
+
+
+def test_greedy_is_the_argmax_and_needs_no_keys():
+    assert sample(jnp.asarray(LOGITS), None, Sampling()).tolist() == [0, 3]
+
+
+def draws(sampling, n=4000):
+    keys = jax.random.split(jax.random.key(0), n)
+    tokens = sample(jnp.broadcast_to(LOGITS[0], (n, 4)), keys, sampling)
+    return np.bincount(tokens, minlength=4) / n
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_sharpens_and_flattens(temperature):
+    expected = np.exp(LOGITS[0] / temperature)
+    shares = draws(Sampling(temperature=temperature))
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.03)
+
+
+def test_what_is_filtered_is_never_drawn():
+    shares = draws(Sampling(temperature=1.0, top_k=3, top_p=0.8))
+    np.testing.assert_allclose(shares, [5 / 8, 0, 3 / 8, 0], atol=0.03)
+
+
+@pytest.mark.parametrize("shift", [-1000.0, 0.0, 1000.0])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_tiny_temperature_is_greedy(shift, top_p):
+    keys = jax.random.split(jax.random.key(0), 2)
+    logits = jnp.asarray(LOGITS + shift)
+    for temperature in (1e-6, 1e-30):
+        tokens = sample(logits, keys, Sampling(temperature=temperature, top_p=top_p))
+        assert tokens.tolist() == [0, 3]
+
+
+def test_forbidden_tokens_stay_forbidden():
+    logits = jnp.asarray(LOGITS).at[:, 0].set(-jnp.inf)
+    for sampling in (Sampling(temperature=5.0), Sampling(temperature=5.0, top_k=4, top_p=0.99)):
+        for seed in range(20):
+            keys = jax.random.split(jax.random.key(seed), 2)
+            assert 0 not in sample(logits, keys, sampling).tolist()
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"temperature": -1}, "temperature is -1; it must be 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"marker_temperature": -0.5}, "marker_temperature is -0.5"),
+        ({"top_p": 0}, "top_p is 0; it must be over 0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"max_tokens": 0}, "max_tokens is 0; it must be 1 or more"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_values_that_can_not_be(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Sampling(**change)

@@ -1,0 +1,74 @@
+"""Metrics: one line a record, none twice, whole after a kill."""
+
+import json
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from marker_lm.training.metrics import MetricWriter, read_metrics
+
+
+def events(workdir):
+    """All TensorBoard events below a folder, oldest file first.
+
+    A record has 8 bytes of length, 4 of checksum, the event, 4 of checksum.
+    """
+    for file in sorted((workdir / "tensorboard").iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            yield Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+
+
+def test_records_are_lines_and_events(tmp_path):
+    writer = MetricWriter(tmp_path, 0)
+    writer.write(1, {"loss": 2, "speed": 0.5})
+    writer.write(2, {"loss": 1.25})
+    assert read_metrics(tmp_path) == [
+        {"step": 1, "loss": 2.0, "speed": 0.5},
+        {"step": 2, "loss": 1.25},
+    ]
+    writer.close()
+    found = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value]
+    assert found == [(1, "loss", 2.0), (1, "speed", 0.5), (2, "loss", 1.25)]
+
+
+def test_no_file_has_no_records(tmp_path):
+    assert read_metrics(tmp_path) == []
+
+
+def test_going_on_drops_what_is_repeated(tmp_path):
+    writer = MetricWriter(tmp_path, 0)
+    for step in range(1, 8):
+        writer.write(step, {"loss": step})
+    writer.close()
+    writer = MetricWriter(tmp_path, 5)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    writer.write(6, {"loss": -1})
+    assert [r["loss"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, -1]
+    writer.close()
+    # TensorBoard forgets what stands from this step on: 6 and 7, not 5.
+    starts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
+    assert starts[-1] == 6
+
+
+def test_a_new_run_starts_empty(tmp_path):
+    MetricWriter(tmp_path, 0).write(3, {"loss": 1})
+    MetricWriter(tmp_path, 0)
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_write_that_is_killed_leaves_the_file_before(tmp_path, monkeypatch):
+    writer = MetricWriter(tmp_path, 0)
+    writer.write(1, {"loss": 1})
+
+    def killed(path, text):
+        path.open("w").write(text[: len(text) // 2 + 3])
+        raise SystemExit
+
+    monkeypatch.setattr(type(writer.path), "write_text", killed)
+    with pytest.raises(SystemExit):
+        writer.write(2, {"loss": 2})
+    lines = (tmp_path / "metrics.jsonl").read_bytes().decode().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1]

@@ -1,0 +1,78 @@
+"""Schedule, clipping, and what weight decay leaves alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from marker_lm.training.optimizer import make_optimizer, schedule
+from tests.model.helpers import make_params, small_config
+
+
+def config(**changes):
+    known = dict(
+        optimizer="adamw",
+        learning_rate=0.1,
+        final_learning_rate=0.02,
+        warmup_steps=10,
+        beta1=0.9,
+        beta2=0.95,
+        weight_decay=0.5,
+        clip_norm=1.0,
+    )
+    return ConfigDict(known | changes)
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine():
+    rate = schedule(config(), 110)
+    found = [float(rate(step)) for step in (0, 5, 10, 35, 60, 110, 500)]
+    cosine = 0.02 + 0.08 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose(found, [0, 0.05, 0.1, cosine, 0.06, 0.02, 0.02], rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_run_shorter_than_its_warm_up_is_finite(steps):
+    rates = [float(schedule(config(), steps)(step)) for step in range(steps + 1)]
+    assert np.isfinite(rates).all() and 0 < max(rates) <= 0.1 + 1e-6
+
+
+def test_without_warm_up_it_starts_at_its_peak():
+    assert float(schedule(config(warmup_steps=0), 100)(0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weight_decay_shrinks_matrices_and_leaves_norms(tied):
+    params = make_params(small_config(tied_head=tied))
+    optimizer = make_optimizer(config(warmup_steps=0), 100)
+    grads = jax.tree.map(jnp.zeros_like, params)
+
+    @jax.jit
+    def step(grads, params):
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    new = step(grads, params)
+    kept = shrunk = 0
+    for (path, before), after in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(new), strict=True
+    ):
+        is_norm = "norm" in jax.tree_util.keystr(path[-1:])
+        kept, shrunk = kept + is_norm, shrunk + (not is_norm)
+        np.testing.assert_allclose(after, before if is_norm else 0.95 * before, rtol=1e-5)
+    assert kept == 3 and shrunk == (8 if tied else 9)
+
+
+def test_large_gradients_are_clipped_by_their_global_norm():
+    params = make_params(small_config())
+    optimizer = make_optimizer(config(clip_norm=0.5), 100)
+    grads = jax.tree.map(lambda x: jnp.full_like(x, 3.0), params)
+    state = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p)[1])(grads, params)
+    moment = optax.tree.get(state, "mu")
+    assert float(optax.global_norm(moment)) == pytest.approx(0.1 * 0.5, rel=1e-4)
+
+
+def test_an_unknown_optimizer():
+    with pytest.raises(ValueError, match="train.optimizer='adamx' is not one of adamw"):
+        make_optimizer(config(optimizer="adamx"), 10)

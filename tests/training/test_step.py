@@ -1,0 +1,122 @@
+"""The jitted step on one device and on a 2x2x2 mesh of fake ones."""
+
+import jax
+import numpy as np
+import pytest
+
+from marker_lm.data.cache import Cache
+from marker_lm.data.loader import iterate
+from marker_lm.data.setup import make_setup, train_batches
+from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.markers.taxonomy import load_taxonomy
+from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import batch_sharding
+from marker_lm.training.loop import model_config
+from marker_lm.training.optimizer import make_optimizer
+from marker_lm.training.step import abstract_state, make_eval_step, make_train_step, new_state
+from tests.tiny import tiny_config
+
+STEPS = 12
+
+
+class Case:
+    """Model, optimizer and batches of the tiny config."""
+
+    def __init__(self, data, **model):
+        config = tiny_config(data).unlock()
+        config.model.update(**model)
+        self.config = config
+        tokenizer = load_tokenizer(data / "prepared" / "tokenizer")
+        setup = make_setup(config, load_taxonomy(config.taxonomy), tokenizer)
+        self.model = model_config(config, setup)
+        self.batches = train_batches(config, setup, Cache(data / "prepared" / "train"), slice(None))
+        self.optimizer = make_optimizer(config.train, len(self.batches))
+
+    def train(self, mesh, steps=STEPS):
+        """The final state and the metrics of each step."""
+        state = new_state(self.model, self.optimizer, mesh, seed=0)
+        step = make_train_step(self.model, self.optimizer, mesh, self.config.train.loss_blocks)
+        found = []
+        for batch in iterate(self.batches, 0, steps, threads=1):
+            batch = jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
+            state, metrics = step(state, batch)
+            found.append(jax.device_get(metrics))
+        return state, found
+
+
+@pytest.fixture(scope="module")
+def case(data):
+    return Case(data)
+
+
+@pytest.fixture(scope="module")
+def one_device(case):
+    return case.train(make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def eight_devices(case):
+    return case.train(make_mesh(2, 2, 2))
+
+
+def test_eight_devices_give_the_loss_curve_of_one(one_device, eight_devices):
+    one, eight = one_device[1], eight_devices[1]
+    assert len(one) == len(eight) == STEPS >= 10
+    for a, b in zip(one, eight, strict=True):
+        assert a.keys() == b.keys()
+        for name in ("tokens", "completion_tokens", "completion_markers_tokens"):
+            assert a[name] == b[name] > 0
+    np.testing.assert_allclose([m["loss"] for m in eight], [m["loss"] for m in one], atol=1e-5)
+    np.testing.assert_allclose(
+        [m["grad_norm"] for m in eight], [m["grad_norm"] for m in one], rtol=1e-4
+    )
+    assert one[-1]["loss"] < one[0]["loss"] - 0.3  # it learns, so the curve says something
+
+
+def test_parameters_and_moments_are_split(eight_devices, case):
+    state, _ = eight_devices
+    model = case.model
+    # vocab over tensor, width over fsdp; heads over tensor; feed-forward over tensor.
+    want = {
+        "embedding": (model.vocab // 2, model.width // 2),
+        "query": (model.layers, model.width // 2, model.heads // 2, model.head_size),
+        "down": (model.layers, model.ff // 2, model.width // 2),
+        "final_norm": (model.width // 2,),
+    }
+    found = {name: 0 for name in want}
+    for path, array in jax.tree_util.tree_leaves_with_path(state):
+        name = getattr(path[-1], "key", None)
+        if name in want:
+            assert len(array.addressable_shards) == 8
+            assert {shard.data.shape for shard in array.addressable_shards} == {want[name]}
+            found[name] += 1
+    assert found == dict.fromkeys(want, 3)  # the parameter and its two moments
+
+
+def test_the_abstract_state_is_that_of_the_real_one(eight_devices, case):
+    state, _ = eight_devices
+    abstract = abstract_state(case.model, case.optimizer, make_mesh(2, 2, 2))
+    jax.tree.map(
+        lambda x, a: np.testing.assert_equal(
+            (x.shape, x.dtype, x.sharding), (a.shape, a.dtype, a.sharding)
+        ),
+        state,
+        abstract,
+    )
+    assert int(state["step"]) == STEPS
+
+
+def test_a_fresh_state_does_not_depend_on_the_mesh(case):
+    one = new_state(case.model, case.optimizer, make_mesh(devices=jax.devices()[:1]), 3)
+    eight = new_state(case.model, case.optimizer, make_mesh(2, 2, 2), 3)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), one, eight)
+
+
+def test_the_eval_step_sums_what_the_train_step_saw(one_device, case):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    fresh = new_state(case.model, case.optimizer, mesh, 0)
+    sums = make_eval_step(case.model, mesh, 1)(fresh["params"], case.batches[0])
+    first = one_device[1][0]
+    assert set(sums) == set(first) - {"loss", "grad_norm"}
+    for name, value in sums.items():
+        np.testing.assert_allclose(value, first[name], rtol=1e-5)
