@@ -23,4 +23,5 @@ def get_config(arg: str = ""):
     c.train.update(learning_rate=4e-3, final_learning_rate=1e-4, weight_decay=0.01)
     c.train.update(eval_every=150, save_every=200, loss_blocks=1)
     c.decode.update(batch=64, max_tokens=200)
+    c.eval.rows = 300
     return c.lock()

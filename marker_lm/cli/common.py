@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import re
+import sys
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -44,6 +45,10 @@ def load_config(file: str, overrides: list[str]) -> ConfigDict:
         near = difflib.get_close_matches(os.path.basename(path), names, n=1)
         hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else "."
         raise ConfigError(f"there is no config {path}{hint}")
+    # A config imports others as `from configs import default`, from wherever the program is run.
+    root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    if root not in sys.path:
+        sys.path.append(root)
     # Once plainly, so that a slip in an override is told apart from one in the file.
     config = _parse([f"--config={file}"])
     known = list(_keys(config))

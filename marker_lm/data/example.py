@@ -254,7 +254,7 @@ def _markers(
 
 
 def _fill_buckets(markers: dict[str, Any], taxonomy: Taxonomy) -> None:
-    """Adds the buckets of numbers that the row has; a bucket that contradicts its number is wrong."""
+    """Adds the buckets of numbers that the row has; one that contradicts its number is wrong."""
     for name, category in taxonomy.categories.items():
         if not category.edges or category.of not in markers:
             continue

@@ -83,7 +83,7 @@ def make_tokenizer(config: ConfigDict, taxonomy, folder: epath.Path, log) -> Tok
     """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'."""
     if config.data.tokenizer == "train":
         log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
-        texts = _tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
+        texts = tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
         tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
     else:
         tokenizer = load_tokenizer(config.data.tokenizer)
@@ -93,7 +93,7 @@ def make_tokenizer(config: ConfigDict, taxonomy, folder: epath.Path, log) -> Tok
     return tokenizer
 
 
-def _tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str]:
+def tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str]:
     """All texts that the model will meet, the marker lists too where they are text.
 
     With `data.vocab_balance` a under 1, rows of a value of `data.vocab_balance_by` that has n rows,
@@ -115,7 +115,7 @@ def _tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str
 
 
 def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Example]:
-    for task in config.data.tasks:
+    for task in (name for name, files in config.data.tasks.items() if files.train):
         with Rejects(rejects_path, max_share=config.data.max_reject_share) as rejects:
             yield from examples(config, task, "train", taxonomy, rejects)
 

@@ -37,7 +37,10 @@ def atlas_benchmark(folder: epath.PathLike, most: int) -> Benchmark:
     strata["train_share"] = {k: n / sum(counts.values()) for k, n in counts.items()}
     tail = set(strata["tail"])
     chosen = choose_items(
-        items, lambda item: "tail" if item.markers["lang"] in tail else "head", most
+        items,
+        lambda item: "tail" if item.markers["lang"] in tail else "head",
+        most,
+        tail_share=sum(share for k, share in strata["train_share"].items() if k in tail),
     )
     return Benchmark(
         chosen,

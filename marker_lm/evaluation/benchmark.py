@@ -21,6 +21,8 @@ class Item:
       open: lever -> the values that the prompt leaves open.
       fact: what `Benchmark.key` needs to answer the prompt under other levers; None when it can't.
       split: 'heldout', or 'unseen' for combinations that training never had.
+      natural: whether it is of the part that has head and tail in the shares of the training rows;
+        figures over 'all' are over that part, those of the tail over every tail item.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Item:
     open: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     fact: Any = None
     split: str = "heldout"
+    natural: bool = True
 
 
 # A check gives the value of its category that an answer shows, or None where nothing can be told.
@@ -72,23 +75,39 @@ class Benchmark:
 
     def stratum(self, item: Item) -> str:
         """'head' or 'tail', by the item's own value of the strata's category."""
-        return "tail" if item.markers.get(self.strata["category"]) in self.tail else "head"
+        return self.stratum_of(item.markers)
+
+    def stratum_of(self, markers: Mapping[str, Any]) -> str:
+        """The same for any markers, such as those that were asked for."""
+        return "tail" if markers.get(self.strata["category"]) in self.tail else "head"
 
     @property
     def tail(self) -> frozenset[str]:
         return frozenset(self.strata["tail"])
 
 
-def choose_items(items: Sequence[Item], stratum: Callable[[Item], str], most: int) -> list[Item]:
-    """At most `most` items a split and stratum, by the hash of their id: always the same ones."""
+def choose_items(
+    items: Sequence[Item], stratum: Callable[[Item], str], most: int, tail_share: float
+) -> list[Item]:
+    """At most `most` items a split and stratum, by the hash of their id: always the same ones.
+
+    The tail is rare, so it is sampled more densely than the head; `natural` marks the largest part
+    of each split in which it has its `tail_share` of the training rows.
+    """
     order = np.argsort(hash_ids([item.id for item in items]), kind="stable")
-    counts: dict[tuple[str, str], int] = {}
-    chosen = []
+    cells: dict[tuple[str, str], list[Item]] = {}
     for i in order:
-        cell = (items[i].split, stratum(items[i]))
-        counts[cell] = counts.get(cell, 0) + 1
-        if counts[cell] <= most:
-            chosen.append(items[i])
+        cells.setdefault((items[i].split, stratum(items[i])), []).append(items[i])
+    chosen = []
+    for split in dict.fromkeys(item.split for item in items):
+        head, tail = (cells.get((split, name), [])[:most] for name in ("head", "tail"))
+        wholes = [(len(head), 1 - tail_share), (len(tail), tail_share)]
+        total = min((n / share for n, share in wholes if share > 0), default=0)
+        for group, (_, share) in zip((head, tail), wholes, strict=True):
+            natural = round(total * share)
+            chosen += [
+                dataclasses.replace(item, natural=n < natural) for n, item in enumerate(group)
+            ]
     return chosen
 
 

@@ -45,6 +45,7 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
         items,
         lambda i: "tail" if i.markers.get(category) in known_tail else "head",
         config.eval.rows,
+        tail_share=sum(shares[v] for v in tail),
     )
     return Benchmark(
         chosen,

@@ -23,12 +23,13 @@ def exact(item: Item, answer: Answer) -> float:
     return float(answer.text.strip() == item.key.strip())
 
 
-def _in(benchmark: Benchmark, stratum: str, split: str | None = "heldout") -> list[int]:
-    """Numbers of the items of a stratum and split (None: both splits)."""
+def _in(benchmark: Benchmark, stratum: str, split: str = "heldout") -> list[int]:
+    """Numbers of the items of a split and stratum; 'all' has them in the training's shares."""
     return [
         n
         for n, item in enumerate(benchmark.items)
-        if stratum in ("all", benchmark.stratum(item)) and split in (None, item.split)
+        if item.split == split
+        and (item.natural if stratum == "all" else benchmark.stratum(item) == stratum)
     ]
 
 
@@ -108,8 +109,9 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
     """Asked against got, per category: the row's own value pinned, and an open lever moved.
 
     'pinned' is over all held-out rows. 'pinned, prompt leaves it open' and 'moved to another value'
-    are over those whose prompt doesn't give the value away. The last check is over the pairs of
-    language and format that training never had, both at once.
+    are over those whose prompt doesn't give the value away; a moved lever asks for every value
+    alike, rare ones too, and head and tail are then told by what was asked for. The last check is
+    over the pairs of language and format that training never had, both at once.
     """
     bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "control"}
     rows = []
@@ -133,25 +135,21 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
         shifts = {c: _obeyed(benchmark, c, changed, asked) for c in benchmark.checks}
         for category in benchmark.checks:
             is_open = [len(i.open.get(category, ())) > 1 for i in benchmark.items]
+            changes = [
+                n
+                for n, item in enumerate(benchmark.items)
+                if item.split == "heldout" and _is_moved(category, own[n], asked[n])
+            ]
             for stratum in STRATA:
                 at = _in(benchmark, stratum)
                 free = [n for n in at if is_open[n]]
-                changes = [n for n in free if _is_moved(category, own[n], asked[n])]
-                add(arm, category, "pinned", stratum, _scored(hits[category], at))
-                add(
-                    arm,
-                    category,
-                    "pinned, prompt leaves it open",
-                    stratum,
-                    _scored(hits[category], free),
-                )
-                add(
-                    arm,
-                    category,
-                    "moved to another value",
-                    stratum,
-                    _scored(shifts[category], changes),
-                )
+                to = [n for n in changes if stratum in ("all", benchmark.stratum_of(asked[n]))]
+                for check, values in (
+                    ("pinned", _scored(hits[category], at)),
+                    ("pinned, prompt leaves it open", _scored(hits[category], free)),
+                    ("moved to another value", _scored(shifts[category], to)),
+                ):
+                    add(arm, category, check, stratum, values)
         if {"lang", "format"} <= set(benchmark.checks):
             both = [
                 None if None in (a, b) else a * b

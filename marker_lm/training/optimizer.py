@@ -33,7 +33,7 @@ def _adamw(config, learning_rate):
 
 
 def _muon_dimensions(params):
-    """Which axes of a stacked block matrix Muon turns into rows and columns; None leaves it to AdamW."""
+    """Which axes of a stacked matrix are rows and columns to Muon; None leaves it to AdamW."""
 
     def dimensions(path, _):
         name = path[-1].key
@@ -51,8 +51,8 @@ def _muon_dimensions(params):
 def _muon(config, learning_rate):
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for tables and norms.
 
-    Muon's steps are orthogonal matrices and want a rate of their own: `muon_learning_rate`, on the same
-    schedule.
+    Muon's steps are orthogonal matrices and want a rate of their own: `muon_learning_rate`, on the
+    same schedule.
     """
     scale = config.muon_learning_rate / config.learning_rate
     return optax.contrib.muon(

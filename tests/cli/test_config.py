@@ -1,5 +1,7 @@
 """Configs from the command line: typed overrides, and one sentence for each slip."""
 
+import sys
+
 import pytest
 
 from marker_lm.cli.common import ConfigError, load_config
@@ -31,6 +33,16 @@ def test_overrides_are_typed():
 def test_one_call_leaves_nothing_for_the_next():
     load_config(str(CONFIG), ["--config.seed=7"])
     assert load_config(str(CONFIG), []).seed == 0
+
+
+def test_a_config_can_import_those_beside_it(tmp_path, monkeypatch):
+    """Also from another folder, and from a console script, whose path lacks the current folder."""
+    folder = tmp_path / "recipes_of_a_user"
+    folder.mkdir()
+    (folder / "base.py").write_text(CONFIG.read_text("utf-8"), "utf-8")
+    (folder / "child.py").write_text("from recipes_of_a_user.base import get_config\n")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    assert load_config(f"{folder / 'child.py'}:baseline", []).arm == "baseline"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from marker_lm.data.cache import Cache, CacheError, read_manifest
-from marker_lm.data.prepare import check_cache, prepare
+from marker_lm.data.prepare import check_cache, prepare, tokenizer_texts
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import RejectShareError
 from marker_lm.data.tokenizer import ByteTokenizer, load_tokenizer, train_sentencepiece
@@ -171,6 +171,28 @@ def test_a_share_is_chosen_by_hash(folder):
     small = [name for name in rows if int(hash_ids([name])[0]) < 0.4 * 2**64]
     assert ids(Cache(folder / "prepared" / "train")) == small
     assert 5 < len(small) < 20
+
+
+def test_a_balanced_vocabulary_sees_rare_values_more_often(folder):
+    word = {"en": "wonderful", "ja": "\u03b8\u03b1\u03c5\u03bc\u03ac\u03c3\u03b9\u03bf"}
+    rows = [
+        {
+            "id": str(i),
+            "prompt": f"{word[lang]} {i}",
+            "completion": word[lang],
+            "markers": {"lang": lang},
+        }
+        for i, lang in enumerate(["en"] * 60 + ["ja"] * 2)
+    ]
+    counts = {}
+    for balance in (1.0, 0.0):
+        config = tiny_config(folder).unlock()
+        write_rows(folder / "few.jsonl", rows)
+        config.data.tasks.rows.train = str(folder / "few.jsonl")
+        config.data.update(tokenizer="train", vocab_size=300, vocab_balance=balance)
+        texts = list(tokenizer_texts(config, load_taxonomy(config.taxonomy), None))
+        counts[balance] = texts.count(word["ja"])
+    assert counts == {1.0: 2, 0.0: 60}
 
 
 def test_a_mixture_reaches_the_manifest(folder):

@@ -6,7 +6,7 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from small import ROWS, shared_data, taxonomy, write_rows
+from tests.data.small import ROWS, shared_data, taxonomy, write_rows
 
 from marker_lm.data.example import RowError, RowFormat, lookup, parse_row
 from marker_lm.data.sources import (
@@ -17,7 +17,7 @@ from marker_lm.data.sources import (
     read_examples,
     read_lines,
 )
-from marker_lm.markers.taxonomy import MarkerError
+from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
 
 GOOD = {"prompt": "p", "completion": "c", "markers": {"lang": "en"}}
 
@@ -88,6 +88,27 @@ def test_fields_can_be_joined_and_markers_mapped():
     example = parse_row(row, taxonomy(), MIX)
     assert example.prompt == "Do.\n\nx"
     assert example.markers == {"lang": "de", "task": "List", "words": 3}
+
+
+def test_a_hierarchical_value_is_cut():
+    cut = RowFormat(markers={"task": "kind"}, cut_at={"task": " -> "})
+    row = {"prompt": "p", "completion": "c", "kind": "List -> of -> names"}
+    assert parse_row(row, taxonomy(), cut).markers == {"task": "List"}
+    assert parse_row(row | {"kind": "Answer"}, taxonomy(), cut).markers == {"task": "Answer"}
+
+
+def test_buckets_follow_from_their_numbers():
+    paper = load_taxonomy("paper")
+
+    def markers(**given):
+        return parse_row({"prompt": "p", "completion": "c", "markers": given}, paper).markers
+
+    assert markers(length_tokens=299) == {"length_tokens": 299, "length_bucket": "concise"}
+    assert markers(length_tokens=1000, length_bucket="long")["length_bucket"] == "long"
+    assert markers(length_bucket="medium") == {"length_bucket": "medium"}
+    assert markers(quality=0.3) == {"quality": 0.3}  # its quantiles come from the data
+    with pytest.raises(RowError, match="'long', but length_tokens=5 makes it 'concise'"):
+        markers(length_tokens=5, length_bucket="long")
 
 
 def test_unknown_values_are_left_out_and_counted_only_when_asked():

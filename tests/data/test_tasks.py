@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from small import ROWS, Codec, taxonomy
+from tests.data.small import ROWS, Codec, taxonomy
 
 from marker_lm.data.example import Example, parse_row
 from marker_lm.data.tokenizer import ByteTokenizer

@@ -10,20 +10,34 @@ from marker_lm.evaluation.benchmark import choose_items, moved
 from tests.evaluation.made_up import LANGS, benchmark, item
 
 
+def by_id(items):
+    return sorted(items, key=lambda one: one.id)
+
+
 def test_choose_items_takes_the_same_ones_in_any_order():
     items = [item(f"i{n}", LANGS[n % 3], split=("heldout", "unseen")[n % 2]) for n in range(60)]
     stratum = benchmark(items).stratum
-    chosen = choose_items(items, stratum, 4)
-    assert choose_items(items[::-1], stratum, 4) == chosen
+    chosen = choose_items(items, stratum, 4, tail_share=0.5)
+    assert by_id(choose_items(items[::-1], stratum, 4, tail_share=0.5)) == by_id(chosen)
     cells = [(i.split, stratum(i)) for i in chosen]
     assert {cell: cells.count(cell) for cell in cells} == dict.fromkeys(
         [(s, t) for s in ("heldout", "unseen") for t in ("head", "tail")], 4
     )
-    assert choose_items(items, stratum, 3) == [
-        i for n, i in enumerate(chosen) if cells[:n].count(cells[n]) < 3
-    ]
-    assert len(choose_items(items, stratum, 99)) == 60
-    assert choose_items([], stratum, 5) == []
+    fewer = {i.id for i in choose_items(items, stratum, 3, tail_share=0.5)}
+    assert len(fewer) == 12 and fewer < {i.id for i in chosen}
+    assert len(choose_items(items, stratum, 99, tail_share=0.5)) == 60
+    assert choose_items([], stratum, 5, tail_share=0.5) == []
+
+
+def test_the_natural_part_has_the_tail_in_its_share_of_the_training_rows():
+    items = [item(f"i{n}", "fi" if n < 30 else "en") for n in range(70)]
+    stratum = benchmark(items).stratum
+    chosen = choose_items(items, stratum, 99, tail_share=0.2)
+    natural = [stratum(i) for i in chosen if i.natural]
+    assert (natural.count("head"), natural.count("tail")) == (40, 10)
+    assert len(chosen) == 70
+    none = choose_items(items, stratum, 99, tail_share=0.0)
+    assert [stratum(i) for i in none if i.natural] == ["head"] * 40
 
 
 def test_stratum_is_that_of_the_own_value():

@@ -48,7 +48,7 @@ def test_atlas_extends_the_paper():
             **PAPER.categories[name].values,
             **{value: ATLAS.categories[name].values[value] for value in extra},
         }
-    assert ATLAS.categories["length_tokens"].unit == "words (UAX 29)"
+    assert ATLAS.categories["length_tokens"].unit.startswith("words (UAX 29")
     replaced = {"length_tokens", "length_bucket", "domain", "format", "lang"}
     for name in set(PAPER.categories) - replaced:
         assert ATLAS.categories[name] == PAPER.categories[name]
@@ -60,7 +60,7 @@ def test_atlas_extends_the_paper():
     [
         (PAPER, 0, "concise"), (PAPER, 299, "concise"), (PAPER, 300, "medium"),
         (PAPER, 999, "medium"), (PAPER, 1000, "long"), (PAPER, 10**9, "long"),
-        (ATLAS, 3, "concise"), (ATLAS, 4, "medium"), (ATLAS, 24, "medium"), (ATLAS, 25, "long"),
+        (ATLAS, 3, "concise"), (ATLAS, 4, "medium"), (ATLAS, 20, "medium"), (ATLAS, 21, "long"),
     ],
 )  # fmt: skip
 def test_buckets_take_their_lower_edge(taxonomy, x, value):

@@ -76,3 +76,26 @@ def test_large_gradients_are_clipped_by_their_global_norm():
 def test_an_unknown_optimizer():
     with pytest.raises(ValueError, match="train.optimizer='adamx' is not one of adamw"):
         make_optimizer(config(optimizer="adamx"), 10)
+
+
+def test_muon_turns_block_matrices_and_leaves_tables_and_norms_to_adam():
+    params = make_params(small_config(layers=2))
+    settings = dict(optimizer="muon", muon_learning_rate=0.03, warmup_steps=0, weight_decay=0.0)
+    optimizer = make_optimizer(config(**settings), 100)
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+
+    @jax.jit
+    def updates_of(grads, params):
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    updates = updates_of(grads, params)
+    # The first step of Adam (with Nesterov's momentum) has the same size in every element.
+    for of in (lambda tree: tree["embedding"], lambda tree: tree["layers"]["mlp"]["norm"]):
+        first = (1 + 0.9 / 1.9) * 0.1
+        np.testing.assert_allclose(of(updates), -first * np.sign(of(grads)), rtol=1e-3)
+    # Muon's is near an orthogonal matrix: all singular values alike, over all heads at once.
+    query_DxHN = np.asarray(updates["layers"]["attention"]["query"][0])
+    query_DxHN = query_DxHN.reshape(query_DxHN.shape[0], -1)
+    singular = np.linalg.svd(query_DxHN, compute_uv=False)
+    assert singular.max() / singular.min() < 2.5
+    assert singular.max() < 0.03 * 1.3 * max(1, query_DxHN.shape[1] / query_DxHN.shape[0]) ** 0.5

@@ -25,7 +25,7 @@ from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = dict(epochs=12, save_every=7)
+TRAIN = dict(epochs=8, save_every=20)
 WITHOUT_TENSORFLOW = """
 import sys
 from marker_lm.__main__ import main
@@ -87,9 +87,9 @@ def runs(data, tmp_path_factory):
 
     story = []
     stops = [
-        (signal.SIGKILL, lambda: last_step(killed) >= 10),  # between two saves, in epoch 1
-        (signal.SIGTERM, lambda: last_step(killed) >= 70),
-        (signal.SIGKILL, lambda: last_step(killed) >= 140 and is_saving(killed)),  # in a save
+        (signal.SIGKILL, lambda: last_step(killed) >= 30),  # between two saves, in epoch 1
+        (signal.SIGTERM, lambda: last_step(killed) >= 60),
+        (signal.SIGKILL, lambda: last_step(killed) >= 95 and is_saving(killed)),  # in a save
     ]
     for number, come in stops:
         process = start(config_file, killed)
@@ -121,14 +121,14 @@ def test_the_run_was_really_stopped(runs):
         assert one["saved"] == 0 or f"going on from step {one['saved']}\n" in log
     assert all(one["saved"] > 0 for one in story[1:])
     steps = load_about(killed / "checkpoints")["step"]
-    assert 10 <= story[0]["step"] < story[1]["step"] < story[2]["step"] < steps
+    assert 30 <= story[0]["step"] < story[1]["step"] < story[2]["step"] < steps
     assert any(one["step"] % 18 for one in story)  # in the middle of an epoch
     assert any(one["saved"] < one["step"] for one in story if one["signal"] == signal.SIGKILL)
 
 
 def test_sigterm_saves_the_very_step(runs):
     _, killed, story = runs
-    assert story[1]["saved"] == story[1]["step"] >= 70
+    assert story[1]["saved"] == story[1]["step"] >= 60
     assert f"stopped by SIGTERM; step {story[1]['saved']} is saved" in log_of(killed)
 
 

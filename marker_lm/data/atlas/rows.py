@@ -10,7 +10,7 @@ UNSEEN are in the split 'unseen' only.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import cache
 from random import Random
 from typing import Any
@@ -150,12 +150,18 @@ def _head_and_tail(total: int, tail_share: float, langs) -> dict[str, int]:
 
 
 def _draw(
-    rng: Random, counts: Mapping[str, int], unseen: bool, reserved: bool | None, unique: bool
+    rng: Random,
+    counts: Mapping[str, int],
+    unseen: bool,
+    reserved: bool | None,
+    unique: bool,
+    trained: Container[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """counts[lang] rows of each language.
 
     unseen: of the pairs in UNSEEN or of the others; reserved: of the reserved combinations, the
-    others, or (None) any; unique: a combination comes only once (else with other wording again).
+    others, or (None) any; unique: a combination comes only once (else with other wording again);
+    trained: prompts with answers that must not come, as some are the same in two languages.
     """
     rows, seen = [], set()
     for lang, count in counts.items():
@@ -174,7 +180,7 @@ def _draw(
                 continue
             row = _row(rng, fact, lang, format, bucket)
             identity = combo if unique else row["id"]
-            if identity not in seen:
+            if identity not in seen and (row["prompt"], row["completion"]) not in trained:
                 seen.add(identity)
                 rows.append(row)
                 left -= 1
@@ -202,10 +208,12 @@ def generate(n: int = 24_000, seed: int = 0) -> dict[str, list[dict]]:
     of_heldout = _head_and_tail(heldout, HELDOUT_TAIL, languages.LANGUAGES)
     of_unseen = _head_and_tail(unseen, UNSEEN_TAIL, unseen_langs)
     rngs = [Random(f"{seed} {split}") for split in ("train", "heldout", "unseen")]
+    train_rows = _draw(rngs[0], train, unseen=False, reserved=False, unique=False)
+    trained = {(row["prompt"], row["completion"]) for row in train_rows}
     return {
-        "train": _draw(rngs[0], train, unseen=False, reserved=False, unique=False),
-        "heldout": _draw(rngs[1], of_heldout, unseen=False, reserved=True, unique=True),
-        "unseen": _draw(rngs[2], of_unseen, unseen=True, reserved=None, unique=True),
+        "train": train_rows,
+        "heldout": _draw(rngs[1], of_heldout, False, True, True, trained),
+        "unseen": _draw(rngs[2], of_unseen, True, None, True, trained),
     }
 
 
