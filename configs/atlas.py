@@ -15,13 +15,13 @@ def get_config(arg: str = ""):
     levers = ("domain", "format", "lang", "length_bucket", "task")
     c.markers.prompt_side = levers
     c.markers.completion_side = levers
-    c.data.update(vocab_size=5120, vocab_balance=0.3)
+    c.data.update(vocab_size=4352, vocab_balance=0.3)
     c.data.separator = "\n"
-    c.model.update(width=160, layers=4, heads=5, kv_heads=5, head_size=32, ff=448)
+    c.model.update(width=160, layers=3, heads=2, kv_heads=2, head_size=64, ff=448)
     c.model.update(dtype="float32", scan=False)
     c.train.update(length=256, batch=8, epochs=1, warmup_steps=30, optimizer="muon")
-    c.train.update(learning_rate=4e-3, final_learning_rate=1e-4, weight_decay=0.01)
+    c.train.update(learning_rate=1e-2, final_learning_rate=1e-4, weight_decay=0.01)
     c.train.update(eval_every=150, save_every=200, loss_blocks=1)
     c.decode.update(batch=64, max_tokens=200)
-    c.eval.rows = 300
+    c.eval.rows = 200
     return c.lock()

@@ -47,6 +47,9 @@ def add_pins(parser) -> None:
     parser.add_argument(
         "--ban", action="append", default=[], metavar="CATEGORY", help="may not be written"
     )
+    parser.add_argument(
+        "--ask", action="append", default=[], metavar="CATEGORY", help="must be written, any value"
+    )
 
 
 def read_pins(args) -> dict[str, str]:
@@ -78,7 +81,7 @@ def run(args) -> None:
     settings = config.decode.to_dict() | {k: v for k, v in given.items() if v is not None}
     settings.pop("batch")
     sampling = Sampling(**settings, seed=args.seed)
-    everywhere = Controls(pinned=pins, banned=frozenset(args.ban))
+    everywhere = Controls(pins, frozenset(args.ban), frozenset(args.ask))
     check_controls(everywhere, engine.taxonomy, engine.layout.completion_side)
     rows = read_prompts(args.prompts, everywhere) if args.prompts else [(args.prompt, everywhere)]
     results = engine.try_generate([r[0] for r in rows], [r[1] for r in rows], sampling)

@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--shuffled", action="store_true", help="a third arm: the right markers on the wrong rows"
     )
-    parser.add_argument("--rows", type=int, default=24_000, help="how many rows the Atlas gets")
+    parser.add_argument("--rows", type=int, default=28_000, help="how many rows the Atlas gets")
 
 
 def run(args) -> None:
@@ -48,7 +48,8 @@ def run(args) -> None:
         config = arm_config(args, arm, atlas, workdir)
         # A process of its own for each arm: the evaluation starts with the memory free again.
         facts = timed(f"train {arm}", in_process, train_arm, config, workdirs[arm])
-        print(f"{arm}: {facts['steps']} steps")
+        if facts["stopped"]:
+            return
     from marker_lm.cli.evaluate import evaluate_and_report
 
     config = arm_config(args, "markers", atlas, workdir)

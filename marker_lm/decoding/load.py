@@ -45,10 +45,10 @@ def load_engine(
             + "; ".join(trained.diff(taxonomy))
             + ". Decode with the one it was trained with."
         )
-    tokenizer = load_tokenizer(epath.Path(about["data"]) / "tokenizer")
+    tokenizer = load_tokenizer(epath.Path(workdir) / "tokenizer")
     if tokenizer.hash != about["tokenizer_hash"]:
         raise ValueError(
-            f"the tokenizer in {about['data']} is not the one that {workdir} was trained with; "
+            f"the tokenizer in {workdir} is not the one that the checkpoint was trained with; "
             "put that one back or train again."
         )
     setup = make_setup(config, trained, tokenizer)

@@ -102,9 +102,9 @@ def choose_items(
     for split in dict.fromkeys(item.split for item in items):
         head, tail = (cells.get((split, name), [])[:most] for name in ("head", "tail"))
         wholes = [(len(head), 1 - tail_share), (len(tail), tail_share)]
-        total = min((n / share for n, share in wholes if share > 0), default=0)
+        total = min((n / share for n, share in wholes if n and share > 0), default=0)
         for group, (_, share) in zip((head, tail), wholes, strict=True):
-            natural = round(total * share)
+            natural = round(total * share) if share > 0 else 0
             chosen += [
                 dataclasses.replace(item, natural=n < natural) for n, item in enumerate(group)
             ]

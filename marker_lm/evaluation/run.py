@@ -60,20 +60,20 @@ def evaluate(
     answers: dict[str, dict[str, list]] = {}
     for arm, engine in engines.items():
         about = load_about(epath.Path(arms[arm]) / "checkpoints")
-        version = json.dumps([arm, about], sort_keys=True)
         marked = ARMS[arm].completion_side
-        wanted = settings if marked else {"plain": [{}] * len(items)}
         answers[arm] = {
-            name: predict(
+            setting: _answers(
+                benchmark,
                 engine,
-                items,
                 pins,
+                # Combinations that training never had are asked for by pinning them only.
+                [i.split == "heldout" or setting in ("pinned", "plain") for i in items],
                 sampling,
-                folder / f"{arm}.{name}.jsonl",
-                f"decode {arm} {name}",
-                version,
+                path=folder / f"{arm}.{setting}.jsonl",
+                title=f"decode {arm} {setting}",
+                version=json.dumps([arm, about], sort_keys=True),
             )
-            for name, pins in wanted.items()
+            for setting, pins in (settings if marked else {"plain": settings["inferred"]}).items()
         }
     main = engines["markers"]
     log("posteriors ...")
@@ -89,7 +89,7 @@ def evaluate(
             "notes": list(benchmark.notes),
         },
         "arms": [arm_curves(name, workdir) for name, workdir in arms.items()],
-        "quality": tables.quality(benchmark, answers),
+        "quality": tables.quality(benchmark, answers, asked),
         "differences": tables.differences(benchmark, answers),
         "control": tables.control(benchmark, answers, own, asked),
         "inference": tables.inference(benchmark, answers),
@@ -101,6 +101,19 @@ def evaluate(
         "caveats": list(caveats(arms)),
         "seconds": time.monotonic() - began,
     }
+
+
+def _answers(benchmark: Benchmark, engine: Engine, pins, wanted, sampling, **where) -> list:
+    """An Answer for each item that is wanted, None for the others."""
+    items = benchmark.items
+    at = [n for n in range(len(items)) if wanted[n]]
+    sizes = [
+        len(benchmark.key(items[n], pins[n]) if benchmark.key and pins[n] else items[n].key)
+        for n in at
+    ]
+    found = predict(engine, [items[n] for n in at], [pins[n] for n in at], sizes, sampling, **where)
+    answers = dict(zip(at, found, strict=True))
+    return [answers.get(n) for n in range(len(items))]
 
 
 def own_levers(benchmark: Benchmark, item: Item) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from marker_lm.evaluation.statistics import (
 )
 
 STRATA = ("all", "head", "tail")
-Answers = Mapping[str, Mapping[str, Sequence[Answer]]]
+# Arm -> mode -> an answer for each item, None for those that the mode leaves out.
+Answers = Mapping[str, Mapping[str, Sequence[Answer | None]]]
 
 
-def exact(item: Item, answer: Answer) -> float:
+def exact(key: str, answer: Answer | None) -> float | None:
     """Whether the answer is the key, letter by letter but for white space around it."""
-    return float(answer.text.strip() == item.key.strip())
+    return None if answer is None else float(answer.text.strip() == key.strip())
 
 
 def _in(benchmark: Benchmark, stratum: str, split: str = "heldout") -> list[int]:
@@ -37,14 +38,24 @@ def _scored(values: Sequence[float | None], at: Sequence[int]) -> list[float]:
     return [values[n] for n in at if values[n] is not None]
 
 
-def quality(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
-    """Exact match by arm, mode and stratum on held-out rows, with the row's own levers."""
+def quality(benchmark: Benchmark, answers: Answers, asked) -> list[dict[str, Any]]:
+    """Exact match by arm, mode and stratum on held-out rows.
+
+    The key is that of the row's own levers; in the mode 'moved', where the benchmark can tell, that
+    of the levers that were asked for.
+    """
+    keys = [item.key for item in benchmark.items]
+    by_mode = {"plain": keys, "inferred": keys, "pinned": keys}
+    if benchmark.key:
+        by_mode["moved"] = [
+            benchmark.key(i, want) for i, want in zip(benchmark.items, asked, strict=True)
+        ]
     rows = []
     for arm, modes in answers.items():
-        for mode in ("plain", "inferred", "pinned"):
+        for mode in by_mode:
             if mode not in modes:
                 continue
-            match = [exact(i, a) for i, a in zip(benchmark.items, modes[mode], strict=True)]
+            match = [exact(k, a) for k, a in zip(by_mode[mode], modes[mode], strict=True)]
             for stratum in STRATA:
                 interval = mean_interval(_scored(match, _in(benchmark, stratum)))
                 rows.append(
@@ -62,7 +73,7 @@ def differences(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
     """
     ours = answers["markers"]
     match = {
-        f"{arm}/{mode}": [exact(i, a) for i, a in zip(benchmark.items, found, strict=True)]
+        f"{arm}/{mode}": [exact(i.key, a) for i, a in zip(benchmark.items, found, strict=True)]
         for arm, modes in answers.items()
         for mode, found in modes.items()
         if mode != "moved"
@@ -167,11 +178,11 @@ def _is_moved(category: str, own: Mapping, asked: Mapping) -> bool:
 
 
 def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float | None]:
-    """1 or 0 an item, None where nothing was asked or nothing can be told."""
+    """1 or 0 an item, None where nothing was asked, answered, or can be told."""
     check: Callable = benchmark.checks[category]
     found = []
     for answer, want in zip(answers, asked, strict=True):
-        got = check(answer.text, want) if category in want else None
+        got = check(answer.text, want) if answer and category in want else None
         found.append(None if got is None else float(got == want[category]))
     return found
 
@@ -212,7 +223,7 @@ def _where(item: Item, category: str) -> str | None:
 
 
 def _inferred(answers: Sequence[Answer]) -> list[str]:
-    return sorted({category for answer in answers for category in answer.markers})
+    return sorted({category for answer in answers if answer for category in answer.markers})
 
 
 def asked_got(benchmark: Benchmark, answers, own, asked) -> dict[str, Any]:
@@ -222,7 +233,7 @@ def asked_got(benchmark: Benchmark, answers, own, asked) -> dict[str, Any]:
         pairs = [
             (want[category], check(answer.text, want))
             for answer, had, want in zip(answers, own, asked, strict=True)
-            if _is_moved(category, had, want)
+            if answer and _is_moved(category, had, want)
         ]
         pairs = [(w, g) for w, g in pairs if g is not None]
         if pairs:
@@ -238,7 +249,8 @@ def inferred_confusion(benchmark: Benchmark, answers) -> dict[str, Any]:
         pairs = [
             (str(item.markers[category]), str(answer.markers.get(category, "none")))
             for item, answer in zip(benchmark.items, answers, strict=True)
-            if _where(item, category) in ("prompt determines it", "all rows")
+            if answer
+            and _where(item, category) in ("prompt determines it", "all rows")
             and isinstance(item.markers[category], str)
         ]
         if pairs:

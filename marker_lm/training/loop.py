@@ -70,7 +70,6 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         "config": config.to_dict(),
         "taxonomy": taxonomy.to_dict(),
         "taxonomy_hash": taxonomy.hash,
-        "data": str(folder),
         "data_key": data_key(config, taxonomy),
     }
     # Before anything is written: preparing other data would replace the checkpoint's tokenizer.
@@ -81,6 +80,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
     about["tokenizer_hash"] = setup.tokenizer.hash
+    setup.tokenizer.save(workdir / "tokenizer")  # decoding needs the run's own folder only
     rows = host_rows(config.train.batch)
     batches = train_batches(config, setup, cache, rows)
     steps = len(batches)

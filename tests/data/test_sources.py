@@ -6,7 +6,6 @@ import tracemalloc
 from collections import Counter
 
 import pytest
-from tests.data.small import ROWS, shared_data, taxonomy, write_rows
 
 from marker_lm.data.example import RowError, RowFormat, lookup, parse_row
 from marker_lm.data.sources import (
@@ -18,6 +17,7 @@ from marker_lm.data.sources import (
     read_lines,
 )
 from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
+from tests.data.small import ROWS, shared_data, taxonomy, write_rows
 
 GOOD = {"prompt": "p", "completion": "c", "markers": {"lang": "en"}}
 

@@ -4,11 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.data.small import ROWS, Codec, taxonomy
 
 from marker_lm.data.example import Example, parse_row
 from marker_lm.data.tokenizer import ByteTokenizer
 from marker_lm.markers.taxonomy import MarkerError
+from tests.data.small import ROWS, Codec, taxonomy
 
 seqio = pytest.importorskip("seqio")
 tf = pytest.importorskip("tensorflow")

@@ -40,7 +40,10 @@ def run(tmp_path):
     def call(items=ITEMS, pins=PINS, sampling=None, version="1"):
         engine = FakeEngine()
         path = tmp_path / "answers" / "arm.mode.jsonl"
-        got = predict(engine, items, pins, sampling or Sampling(), path, "decode", version)
+        got = predict(
+            engine, items, pins, [len(i.key) for i in items], sampling or Sampling(), path,
+            "decode", version,
+        )  # fmt: skip
         return got, engine.batches
 
     call.path = tmp_path / "answers" / "arm.mode.jsonl"

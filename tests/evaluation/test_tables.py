@@ -46,7 +46,7 @@ def pick(rows, value, **where):
 
 
 def test_quality_is_over_held_out_rows():
-    rows = tables.quality(BENCHMARK, ANSWERS)
+    rows = tables.quality(BENCHMARK, ANSWERS, ASKED)
     assert {(r["arm"], r["mode"]) for r in rows} == {
         ("markers", "inferred"), ("markers", "pinned"), ("baseline", "plain")
     }  # fmt: skip
@@ -62,6 +62,14 @@ def test_quality_is_over_held_out_rows():
     assert exact("pinned", "tail") == (2, 0.0)
     assert exact("plain", "all", "baseline") == (4, 0.0)
     assert all(r["low"] <= r["mean"] <= r["high"] for r in rows)
+
+
+def test_moved_levers_have_a_key_of_their_own():
+    made = benchmark(ITEMS, key=lambda item, want: f"{want['lang']}/{want['format']}/{item.id}")
+    rows = [r for r in tables.quality(made, ANSWERS, ASKED) if r["mode"] == "moved"]
+    assert {r["arm"] for r in rows} == {"markers"}
+    assert pick(rows, "mean", stratum="head") == (2, 1.0)  # 'fi/Plain/b' was asked for and came
+    assert pick(rows, "mean", stratum="tail") == (2, 0.0)
 
 
 def test_differences_are_paired_and_apart_where_nothing_is_open():
