@@ -1,5 +1,6 @@
 """Progress of long work: a live bar in a terminal, a line now and then in a log."""
 
+import multiprocessing
 import sys
 import time
 
@@ -26,7 +27,8 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0, seconds: float = 10.0):
         self.title, self.total, self.first, self.done = title, total, done, done
         self.note = ""
-        self.live = sys.stderr.isatty()
+        # Lines of processes side by side would rewrite each other.
+        self.live = sys.stderr.isatty() and multiprocessing.parent_process() is None
         self.seconds = 0.2 if self.live else seconds
         self.start = time.monotonic()
         self.shown = -float("inf")

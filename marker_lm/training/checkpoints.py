@@ -6,6 +6,7 @@ Decoding reads the parameters alone. Orbax writes under a temporary name and ren
 save leaves the one before in place.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,11 @@ RESUMED_WITH = (
 )
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path as Orbax wants it; one with a scheme, such as gs://, is absolute already."""
+    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
+
+
 class CheckpointError(ValueError):
     """A checkpoint is missing or does not belong to what is asked of it."""
 
@@ -34,7 +40,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | epath.Path, keep: int = 2):
-        self.folder = epath.Path(folder)
+        self.folder = absolute(folder)
         self._orbax = ocp.training.Checkpointer(
             self.folder,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -98,7 +104,7 @@ def load_about(folder: str | epath.Path, step: int | None = None) -> dict[str, A
 
 def has_checkpoint(folder: str | epath.Path) -> bool:
     """Whether a complete checkpoint lies there."""
-    return bool(_steps(epath.Path(folder)))
+    return bool(_steps(absolute(folder)))
 
 
 def _steps(folder: epath.Path) -> list[int]:
@@ -108,7 +114,7 @@ def _steps(folder: epath.Path) -> list[int]:
 
 def _find(folder, step):
     """Path and number of a complete checkpoint; the newest when `step` is None."""
-    folder = epath.Path(folder)
+    folder = absolute(folder)
     steps = _steps(folder)
     if not steps:
         raise CheckpointError(f"{folder} holds no checkpoint; train first or mend --workdir.")

@@ -11,6 +11,7 @@ from marker_lm.sharding.mesh import make_mesh
 from marker_lm.training.checkpoints import (
     CheckpointError,
     Checkpoints,
+    absolute,
     has_checkpoint,
     load_about,
     load_params,
@@ -108,3 +109,11 @@ def test_missing_checkpoints_are_named(tmp_path, state):
         load_about(tmp_path, 5)
     with pytest.raises(CheckpointError, match=r"has no step 5"):
         load_params(tmp_path, None, 5)
+
+
+def test_a_relative_folder_and_one_with_a_scheme(tmp_path, state, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("run/checkpoints", state, 3)
+    assert load_about(tmp_path / "run" / "checkpoints")["step"] == 3
+    assert load_about("run/checkpoints")["saved"] == 3
+    assert str(absolute("gs://bucket/run")) == "gs://bucket/run"
