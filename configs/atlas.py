@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
     levers = ("domain", "format", "lang", "length_bucket", "task")
     c.markers.prompt_side = levers
     c.markers.completion_side = levers
-    c.data.update(vocab_size=5632, vocab_balance=0.3)
+    c.data.update(vocab_size=4352, vocab_balance=0.3)
     c.data.separator = "\n"
     c.model.update(width=160, layers=3, heads=2, kv_heads=2, head_size=64, ff=448)
     c.model.update(dtype="float32", scan=False)

@@ -28,7 +28,7 @@ def test_another_language_is_noticed(splits):
     wrong = right = 0
     for row in splits["heldout"][:300]:
         asked = row["markers"]["lang"]
-        other = "Korean" if asked == "Finnish" else "Finnish"
+        other = "Korean" if asked == "Swedish" else "Swedish"
         text = rows.answer_key(row["fact"], other, "Plain", row["markers"]["length_bucket"])
         wrong += checks.language_obeyed(text, "Plain", asked) is True
         right += checks.language_obeyed(text, "Plain", other) is True
@@ -99,7 +99,7 @@ def test_language_of_texts():
     assert checks.got_language("zzz qqq") == "unknown"
     assert checks.language_obeyed("zzz qqq", "Plain", "German") is False
     assert checks.language_obeyed("Angola", "Plain", "German") is True
-    assert checks.language_obeyed("Angola", "Plain", "Finnish") is True
+    assert checks.language_obeyed("Angola", "Plain", "Swedish") is True
     # No letters, no evidence.
     assert checks.language_obeyed("300", "Plain", "German") is None
     assert checks.got_language("<list><item>300</item></list>", "XML") is None

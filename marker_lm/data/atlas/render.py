@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 Content = list[list[str]]
 
-SEPARATORS = {"Chinese": "、", "Japanese": "、", "Arabic": "، ", "Persian": "، ", "Amharic": "፣ "}
+SEPARATORS = {"Chinese": "、", "Japanese": "、", "Arabic": "، ", "Amharic": "፣ "}
 
 
 def plain(content: Content, lang: str) -> str:

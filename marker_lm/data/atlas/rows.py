@@ -1,6 +1,6 @@
 """The rows of the Atlas: prompts, exact answers, markers; split into train, heldout and unseen.
 
-    splits = generate(n=30_000, seed=0)     # {'train': [row, ...], 'heldout': ..., 'unseen': ...}
+    splits = generate(n=34_000, seed=0)     # {'train': [row, ...], 'heldout': ..., 'unseen': ...}
 
 A combination is a fact with the levers lang, format and length_bucket. One in 16 (by a hash) is
 never trained on, heldout rows are drawn from those alone. Rows of the (lang, format) pairs in
@@ -190,7 +190,7 @@ def _draw(
     return rows
 
 
-def generate(n: int = 30_000, seed: int = 0) -> dict[str, list[dict]]:
+def generate(n: int = 34_000, seed: int = 0) -> dict[str, list[dict]]:
     """n rows in all: 'train', 'heldout' (a twentieth) and 'unseen' (a sixtieth).
 
     A row: id, prompt, completion, markers; and for evaluation `determined` (categories that the
@@ -241,7 +241,7 @@ def summary(splits: Mapping[str, list[dict]]) -> dict[str, Any]:
     return found
 
 
-def write(folder: epath.PathLike, n: int = 30_000, seed: int = 0) -> dict[str, Any]:
+def write(folder: epath.PathLike, n: int = 34_000, seed: int = 0) -> dict[str, Any]:
     """Writes train.jsonl, heldout.jsonl and unseen.jsonl into a folder; returns summary()."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
