@@ -189,4 +189,5 @@ def test_tables_of_a_benchmark_without_checks():
     }
     assert tables.control(bare, answers, [{}] * 3, [{}] * 3) == []
     assert tables.asked_got(bare, answers["markers"]["moved"], [{}] * 3, [{}] * 3) == {}
-    assert pick(tables.quality(bare, answers), "mean", mode="inferred", stratum="all") == (3, 0.0)
+    quality = tables.quality(bare, answers, [{}] * 3)
+    assert pick(quality, "mean", mode="inferred", stratum="all") == (3, 0.0)
