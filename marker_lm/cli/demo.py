@@ -96,7 +96,7 @@ def train_arms(configs: dict, workdirs: dict[str, str]) -> list[dict]:
     """Trains the arms side by side, each on its part of the cores.
 
     A model this small keeps one core busy better than several: on two cores, two arms at once take
-    about two thirds of the time that they take in turn.
+    less time than the two in turn.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     workers = min(len(configs), len(cores))
