@@ -54,8 +54,8 @@ def atlas_benchmark(folder: epath.PathLike, most: int) -> Benchmark:
             "letters of the answer, ties (such as 'Angola') in favour of the asked one; answers "
             "without letters are left out of the language figures.",
             "Length counts words (UAX 29) without markup, in training and in the check alike.",
-            "Figures over all rows are over a part that has head and tail languages in the shares of "
-            "the training rows; the tail's own figures are over a denser sample of it.",
+            "Figures over all rows are over a part that has head and tail languages in the shares "
+            "of the training rows; the tail's own figures are over a denser sample of it.",
             "The demo's default settings were tuned on these held-out rows, so its figures are "
             "somewhat optimistic.",
         ),
