@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1] / "marker_lm"
 # Every package may import itself and these. `cli` is the top and may import all.
 ALLOWED = {
     "markers": set(),
-    "annotate": {"markers"},
-    "data": {"markers", "annotate"},
+    "data": {"markers"},
+    "annotate": {"markers", "data"},
     "model": set(),
     "sharding": {"model"},
     "training": {"markers", "data", "model", "sharding"},

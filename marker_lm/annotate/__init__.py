@@ -1,0 +1,1 @@
+"""Annotators: they fill the markers that rows lack, and say how sure they are."""
