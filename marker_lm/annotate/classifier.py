@@ -3,29 +3,23 @@
 import dataclasses
 import difflib
 import heapq
-import io
-import json
 import sys
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from etils import epath
-
-from marker_lm.annotate.annotator import Annotator, Found, Learner
+from marker_lm.annotate.annotator import Annotator, Learner
+from marker_lm.annotate.fitted_classifier import (
+    ClassifierAnnotator,
+    ClassifierError,
+    load,
+    shorten,
+)
 from marker_lm.annotate.text_model import TextModel, fit
 from marker_lm.data.example import Example
 from marker_lm.markers.category import MarkerError
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
-
-FILE = "classifier.npz"
-
-
-class ClassifierError(ValueError):
-    """Settings or a saved classifier that can't be used; one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +28,7 @@ class ClassifierConfig:
 
     categories: tuple[str, ...] = ()
     rows: int = 20_000
-    min_rows: int = 20
+    min_rows: int = 10
     threshold: float = 0.5
     max_chars: int = 4000
     features: int = 65_536
@@ -68,7 +62,7 @@ def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> Learner | Annotator:
 
         categories: ()  # closed categories to learn; () is all of the taxonomy
         rows: 20_000  # at most so many labelled rows of a category are learned from
-        min_rows: 20  # a value with fewer of them is not learned, and so never found
+        min_rows: 10  # a value with fewer of them is not learned, and so never found
         threshold: 0.5  # markers under this confidence are left out
         max_chars: 4000  # of a longer text only the first and the last half of these are read
         features: 65_536  # hashed words and pairs of words
@@ -133,7 +127,7 @@ class ClassifierLearner:
                 continue
             part = self._describes[name]
             if part not in texts:
-                texts[part] = _shorten(getattr(example, part), self.settings.max_chars)
+                texts[part] = shorten(getattr(example, part), self.settings.max_chars)
             label = example.markers[name]
             label = label[0] if isinstance(label, tuple) else label
             self._keep(sample, (key, example.id, texts[part], label))
@@ -179,120 +173,6 @@ class ClassifierLearner:
             texts, labels, settings.features, settings.folds, settings.epochs, settings.threshold
         )
         return model, {**facts, **measured}
-
-
-class ClassifierAnnotator:
-    """Finds the markers that it has learned; an Annotator, which can be pickled.
-
-    Attributes:
-      categories: all that it was to learn; those without a model are never found.
-      learned: category -> facts for a manifest: its rows, values, and what `text_model.fit` says.
-    """
-
-    name = "classifier"
-
-    def __init__(
-        self,
-        threshold: float,
-        max_chars: int,
-        describes: Mapping[str, str],
-        models: Mapping[str, TextModel],
-        learned: Mapping[str, Mapping[str, Any]],
-    ):
-        self.threshold = threshold
-        self.max_chars = max_chars
-        self.categories = tuple(describes)
-        self.models = dict(models)
-        self.learned = dict(learned)
-        self._describes = dict(describes)
-
-    def facts(self) -> dict[str, Any]:
-        """What was learned of each category, for a manifest."""
-        return dict(self.learned)
-
-    def annotate(self, examples: Sequence[Example]) -> list[dict[str, Found]]:
-        found: list[dict[str, Found]] = [{} for _ in examples]
-        for name, model in self.models.items():
-            lacking = [i for i, example in enumerate(examples) if name not in example.markers]
-            if not lacking:
-                continue
-            part = self._describes[name]
-            texts = [_shorten(getattr(examples[i], part), self.max_chars) for i in lacking]
-            probability_NxK = model.probabilities(texts)
-            best_N = probability_NxK.argmax(axis=1)
-            for i, best, row_K in zip(lacking, best_N, probability_NxK, strict=True):
-                if row_K[best] >= self.threshold:
-                    found[i][name] = Found(model.values[best], float(row_K[best]))
-        return found
-
-    def save(self, folder: epath.PathLike) -> None:
-        """Writes `folder/classifier.npz`, which `load` reads."""
-        about = {
-            "max_chars": self.max_chars,
-            "describes": self._describes,
-            "values": {name: model.values for name, model in self.models.items()},
-            "learned": self.learned,
-        }
-        arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
-        for name, model in self.models.items():
-            arrays[f"{name}.weights"] = model.weights_FxK
-            arrays[f"{name}.bias"] = model.bias_K
-        folder = epath.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{FILE}.partial"
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(folder / FILE)
-
-
-def load(
-    folder: epath.PathLike,
-    taxonomy: Taxonomy,
-    describes: Mapping[str, str] | None = None,
-    threshold: float = 0.5,
-) -> ClassifierAnnotator:
-    """The annotator that was saved to a folder.
-
-    describes: the categories to fill; None is all that it has learned.
-    Raises ClassifierError when it is missing, damaged, or has learned what the taxonomy has not.
-    """
-    path = epath.Path(folder) / FILE
-    if not path.exists():
-        raise ClassifierError(
-            f"there is no saved classifier {path}; set classifier.save to make it"
-        )
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            about = json.loads(stored["about"].tobytes())
-            models = {
-                name: TextModel(tuple(values), stored[f"{name}.weights"], stored[f"{name}.bias"])
-                for name, values in about["values"].items()
-            }
-        max_chars, learned = about["max_chars"], about["learned"]
-        saved = {name: about["describes"][name] for name in models}
-    except (ValueError, LookupError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ClassifierError(
-            f"the saved classifier {path} is damaged ({error}); learn it again"
-        ) from None
-    describes = saved if describes is None else dict(describes)
-    models = {name: model for name, model in models.items() if name in describes}
-    for name, model in models.items():
-        strange = [v for v in model.values if v not in taxonomy.category(name).values]
-        if strange or saved[name] != describes[name]:
-            what = (
-                f"the value {strange[0]!r}" if strange else f"that it describes the {saved[name]}"
-            )
-            raise ClassifierError(
-                f"the saved classifier {path} has learned of {name!r} {what}, unlike the taxonomy "
-                f"{taxonomy.name!r}; learn it again"
-            )
-    learned = {name: learned[name] for name in models}
-    return ClassifierAnnotator(threshold, max_chars, describes, models, learned)
-
-
-def _shorten(text: str, most: int) -> str:
-    half = most // 2
-    return text if len(text) <= most else f"{text[:half]}\n{text[-half:]}"
 
 
 def _sentence(name: str, facts: Mapping[str, Any]) -> str:

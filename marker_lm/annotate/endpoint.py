@@ -15,7 +15,7 @@ from marker_lm.annotate.endpoint_config import EndpointConfig, EndpointError, Re
 from marker_lm.annotate.exchange import Exchange, Failure, api_key
 from marker_lm.annotate.ledger import NANO, BudgetError, Ledger
 
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 1.0, 60.0  # seconds
+_LONGEST_BACKOFF = 60.0  # seconds
 _BYTES_PER_TOKEN = 3.0  # a guess for the pace, which the usage of each answer corrects
 _SPARE_TOKENS = 100  # that a chat template may add to what a request holds
 _LOOK_AGAIN = 0.25  # seconds at most until a waiting request looks again
@@ -152,7 +152,7 @@ class Endpoint:
                     "later, what was answered is kept"
                 )
             if attempt < config.attempts:
-                backoff = min(_FIRST_BACKOFF * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+                backoff = min(config.backoff * 2 ** (attempt - 1), _LONGEST_BACKOFF)
                 jitter = self._jitter.uniform(0.5, 1.0)
                 if stop.wait(result.retry_after + backoff * jitter):
                     raise _Stopped()

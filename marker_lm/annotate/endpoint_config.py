@@ -26,6 +26,7 @@ class EndpointConfig:
     concurrency: requests under way at once
     timeout: seconds for a whole answer, however slowly it trickles in
     attempts: of one request, before the work stops
+    backoff: seconds before its second attempt, at most; doubled for each further one, up to 60
     longest_wait: seconds; an endpoint that asks for a longer one (Retry-After) stops the work
     requests_per_minute, tokens_per_minute: 0 for no limit
     price_in, price_out: of a million tokens of requests and of answers
@@ -40,6 +41,7 @@ class EndpointConfig:
     concurrency: int = 8
     timeout: float = 60.0
     attempts: int = 6
+    backoff: float = 1.0
     longest_wait: float = 120.0
     requests_per_minute: float = 0.0
     tokens_per_minute: float = 0.0

@@ -125,9 +125,9 @@ def value_probability(text: str, logprobs: Sequence[tuple[str, float]], name: st
     if not logprobs or "".join(token for token, _ in logprobs) != text:
         return None
     place = re.search(rf'"{re.escape(name)}"\s*:\s*("[^"]*"|\[[^\]]*\])', text)
-    first, last = place.span(1) if place else (0, len(text))
-    if not place and name in text:
+    if not place and "{" in text:
         return None
+    first, last = place.span(1) if place else (0, len(text))
     total, at = 0.0, 0
     for token, logprob in logprobs:
         # The opening quote says nothing about the value.

@@ -124,7 +124,8 @@ def best_temperature(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
-    """Mean over rows of |accuracy - confidence| of their bin, of 15 equally wide ones (the same)."""
+    """Mean over rows of |accuracy - confidence| of their bin, with 15 bins of equal width (the same
+    paper, eq. 3)."""
     bin_N = np.minimum((confidence_N * _BINS).astype(int), _BINS - 1)
     gap_B = np.bincount(bin_N, weights=right_N - confidence_N, minlength=_BINS)
     return float(np.abs(gap_B).sum() / len(confidence_N))
