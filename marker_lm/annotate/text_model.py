@@ -11,7 +11,7 @@ import numpy as np
 _NO_BLANKS = "\u0e00-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Punctuation counts as words: it tells questions, code, tables and dialogues from running text.
 _WORD = rf"[{_NO_BLANKS}]|[^\W{_NO_BLANKS}]+|[^\w\s]"
-_REGULARIZATION = 1e-6
+_REGULARIZATIONS = (1e-6, 1e-5, 1e-4)  # from clean to noisy labels
 _BINS = 15
 
 
@@ -67,17 +67,26 @@ def fit(
     Returns:
       The model, trained on all rows, and facts from cross-validation: `accuracy` and
       `calibration_error` of the best value on all rows, `coverage` and `accuracy_if_covered` of
-      those at the threshold or above, and the `temperature`.
+      those at the threshold or above, the `temperature`, and the `regularization`, which is the
+      one that does best on the first fold.
     """
     values, label_N = np.unique(np.asarray(labels), return_inverse=True)
     x_NxF = hashed_words(texts, n_features)
     fold_N = stratified_folds(label_N, folds)
-    logits_NxK = np.empty((len(label_N), len(values)))
-    for fold in range(folds):
+
+    def held_out_logits(fold: int, regularization: float) -> np.ndarray:
         held_N = fold_N == fold
-        weights_FxK, bias_K = _train(x_NxF[~held_N], label_N[~held_N], epochs)
-        logits_NxK[held_N] = x_NxF[held_N] @ weights_FxK + bias_K
-    temperature = best_temperature(logits_NxK, label_N)
+        weights_FxK, bias_K = _train(x_NxF[~held_N], label_N[~held_N], epochs, regularization)
+        return x_NxF[held_N] @ weights_FxK + bias_K
+
+    tried = {strength: held_out_logits(0, strength) for strength in _REGULARIZATIONS}
+    loss = {s: best_temperature(logits, label_N[fold_N == 0])[1] for s, logits in tried.items()}
+    regularization = min(loss, key=loss.__getitem__)
+    logits_NxK = np.empty((len(label_N), len(values)))
+    logits_NxK[fold_N == 0] = tried[regularization]
+    for fold in range(1, folds):
+        logits_NxK[fold_N == fold] = held_out_logits(fold, regularization)
+    temperature, _ = best_temperature(logits_NxK, label_N)
     probability_NxK = softmax(logits_NxK / temperature)
     confidence_N = probability_NxK.max(axis=1)
     right_N = probability_NxK.argmax(axis=1) == label_N
@@ -89,8 +98,9 @@ def fit(
         "coverage": round(float(sure_N.mean()), 4),
         "accuracy_if_covered": round(float(right_N[sure_N].mean()), 4) if sure_N.any() else None,
         "temperature": round(temperature, 4),
+        "regularization": regularization,
     }
-    weights_FxK, bias_K = _train(x_NxF, label_N, epochs)
+    weights_FxK, bias_K = _train(x_NxF, label_N, epochs, regularization)
     model = TextModel(
         tuple(values.tolist()),
         np.ascontiguousarray(weights_FxK / temperature, dtype=np.float32),
@@ -109,18 +119,27 @@ def stratified_folds(label_N: np.ndarray, folds: int) -> np.ndarray:
     return fold_N
 
 
-def best_temperature(logits_NxK: np.ndarray, label_N: np.ndarray) -> float:
-    """What the logits must be divided by for the best log-likelihood of the labels (Guo et al.,
-    ICML 2017)."""
+def best_temperature(logits_NxK: np.ndarray, label_N: np.ndarray) -> tuple[float, float]:
+    """(what the logits must be divided by for the best log-likelihood of the labels, its negative
+    mean); see Guo et al., ICML 2017.
+
+    A share of 1 / (N + 2) of each label is spread over all values, as in Platt's scaling (1999):
+    else N rows without a fault would make the confidence of any text 1.
+    """
     from scipy.optimize import minimize_scalar
 
-    rows = np.arange(len(label_N))
+    n, k = logits_NxK.shape
+    target_NxK = np.full((n, k), 1 / (n + 2) / k)
+    target_NxK[np.arange(n), label_N] += 1 - 1 / (n + 2)
 
     def loss(log_temperature: float) -> float:
-        probability_NxK = softmax(logits_NxK / np.exp(log_temperature))
-        return -float(np.log(probability_NxK[rows, label_N] + 1e-12).mean())
+        scaled_NxK = logits_NxK / np.exp(log_temperature)
+        top_N = scaled_NxK.max(axis=1)
+        total_N = top_N + np.log(np.exp(scaled_NxK - top_N[:, None]).sum(axis=1))
+        return float((total_N - (target_NxK * scaled_NxK).sum(axis=1)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    best = minimize_scalar(loss, bounds=(-5, 5), method="bounded")
+    return float(np.exp(best.x)), float(best.fun)
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
@@ -137,13 +156,15 @@ def softmax(logits_NxK: np.ndarray) -> np.ndarray:
     return power_NxK / power_NxK.sum(axis=1, keepdims=True)
 
 
-def _train(x_NxF, label_N: np.ndarray, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+def _train(
+    x_NxF, label_N: np.ndarray, epochs: int, regularization: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(weights_FxK, bias_K): one logistic regression for each value against all others."""
     from sklearn.linear_model import SGDClassifier
 
     # Stochastic descent on one thread: no sum depends on the number of cores.
     regression = SGDClassifier(
-        loss="log_loss", alpha=_REGULARIZATION, max_iter=epochs, tol=None, random_state=0
+        loss="log_loss", alpha=regularization, max_iter=epochs, tol=None, random_state=0
     )
     regression.fit(x_NxF, label_N)
     weights_KxF, bias_K = regression.coef_, regression.intercept_
