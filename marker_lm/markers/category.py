@@ -44,7 +44,7 @@ def mend(word: Any, known: Iterable[str]) -> str:
 
 
 def is_absent(value: Any) -> bool:
-    """Whether this stands for a marker that is not there: None, as JSON's null, or an empty list."""
+    """Whether this says that there is no such marker: None (JSON's null) or an empty list."""
     return value is None or (isinstance(value, list | tuple) and not value)
 
 
