@@ -16,7 +16,16 @@ from tests.decoding.small import MAX_LEN, ORDER, TOKENIZER, full_logits, make_en
 # The longest row comes first, so that most tests share the shapes that are compiled for it.
 PROMPTS = ["Name the capital of Japan, please.", "Zähl bis drei.", "Hi.", "x"]
 CONTROLS = [
-    Controls(pinned=dict(lang="Engl", score=2.5, style="a<b&c", words=-7, words_bucket="few")),
+    Controls(
+        pinned=dict(
+            lang="Engl",
+            score=2.5,
+            style="a<b&c",
+            topics=("art", "law"),
+            words=-7,
+            words_bucket="few",
+        )
+    ),
     Controls(pinned={"lang": "German", "words": 12}),
     Controls(banned=frozenset({"score", "style"}), asked=frozenset({"words_bucket"})),
     Controls(),
