@@ -15,7 +15,7 @@ from typing import Any
 
 from marker_lm.annotate.annotator import Found
 from marker_lm.annotate.prose import count_letters, prose
-from marker_lm.annotate.settings import settings_from
+from marker_lm.annotate.settings import SettingsError, settings_from
 from marker_lm.data.example import Example
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -54,7 +54,7 @@ class Settings:
 
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"lang: threshold is {self.threshold}; it must be in 0..1")
+            raise SettingsError(f"lang: threshold is {self.threshold}; it must be in 0..1")
 
 
 class Language:
@@ -82,7 +82,7 @@ class Language:
         self._value = {labels[code]: value for code, value in values.items()}
         self.unsaid = tuple(v for v in category.values if v not in self._value.values())
         if not self._value:
-            raise ValueError(
+            raise SettingsError(
                 f"lang: the identifier knows none of the values of {settings.category!r}, such as"
                 f" {self.unsaid[0]!r}; give their ISO 639 codes under 'codes'"
             )
@@ -116,7 +116,7 @@ class Language:
 def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> Language:
     """The annotator from its section of the config, see Settings.
 
-    Raises ValueError for a key or value that can't be used, MarkerError when the taxonomy has no
+    Raises SettingsError for a key or value that can't be used, MarkerError when the taxonomy has no
     such category.
     """
     return Language(settings_from(Settings, config, "lang"), taxonomy)
