@@ -31,6 +31,7 @@ _DIALECTS = {
 }  # fmt: skip
 # At least this share of the signs of a text that is worth a look are ones that programs live on.
 _SIGN_SHARE, _LOOKED_AT = 0.04, 2000
+_PARSED = 100_000  # of a long text only this much is searched for fences
 _SIGN = re.compile(r"[{}\[\]();=<>_&|+*/#$\\@]")
 _BLANK = re.compile(r"\s+")
 # Languages that do with few such signs start with one of these.
@@ -135,7 +136,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(label, code) of every fenced block of Markdown; the label is '' where there is none."""
     if "```" not in text and "~~~" not in text:
         return []
-    fences = (token for token in _fence_parser().parse(text) if token.type == "fence")
+    fences = (token for token in _fence_parser().parse(text[:_PARSED]) if token.type == "fence")
     return [(_label(token.info), token.content) for token in fences]
 
 

@@ -1,10 +1,9 @@
 """The natural language in a text: code, markup, addresses and formulas are left out."""
 
 import html
-import json
 import re
-from collections.abc import Iterable
-from typing import Any
+
+from marker_lm.annotate.parsers import json_container, leaves
 
 # What is looked at of a long text. Its language shows long before, and time must not grow with it.
 LOOKED_AT = 4000
@@ -20,15 +19,6 @@ _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|[^\s@]{1,64}@[^\s@]+\.\w+")
 # Names in programs, paths and options: words with a sign that no language writes there.
 _IDENTIFIER = re.compile(r"\w[_\\=#]\w|\w\(\)|[a-z]/[\w.]+/|[{}<>=\\]|^--?[a-z]")
 _LETTER = re.compile(r"[^\W\d_]")
-
-
-def strings(value: Any) -> Iterable[str]:
-    """All strings of a decoded JSON value, but for the keys of objects."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from strings(inner)
 
 
 def prose(text: str) -> str:
@@ -67,7 +57,7 @@ def _json_strings(text: str) -> str:
     """The strings of a JSON array or object, one a line; any other text as it is."""
     if not text.startswith(("{", "[")):
         return text
-    try:
-        return "\n".join(strings(json.loads(text)))
-    except (ValueError, RecursionError):
+    value = json_container(text)
+    if value is None:
         return _KEY.sub(" ", text[:LOOKED_AT])
+    return "\n".join(leaf for leaf in leaves(value) if isinstance(leaf, str))
