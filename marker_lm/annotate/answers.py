@@ -12,16 +12,14 @@ _OPTION_INLINE = re.compile(
     r"(?<!\w)\((?P<label>[A-Ja-j]|[1-9])\)[ \t]*(?P<text>[^\n]+?)[ \t,;]*(?=\(\w\)|$)", re.MULTILINE
 )
 _NAMED_OPTIONS = re.compile(
-    r"^[ \t]*(?:(?:answer )?options|(?:answer )?choices)[ \t]*:[ \t]*(?P<all>.+(?:\n.+)*)",
+    r"^[ \t]*(?:(?:answer )?options|(?:answer )?choices)[ \t]*:\s*(?P<all>.+(?:\n.+)*)",
     re.MULTILINE | re.IGNORECASE,
 )
 _ANSWER_IS = re.compile(
     r"^(?:(?:the )?(?:final |correct |right )?(?:answer|option|choice)(?: is)?[ \t]*:?[ \t]*)",
     re.IGNORECASE,
 )
-_CHOSEN = re.compile(
-    rf"^(?:{_LABEL}|\(?(?P<bare>[A-Ja-j]|[1-9])\)?)(?:\s+(?P<text>.*))?$", re.DOTALL
-)
+_CHOSEN = re.compile(rf"^(?:{_LABEL}|(?P<bare>[A-Ja-j]))(?:\s+(?P<text>.*))?$", re.DOTALL)
 
 
 def options(prompt: str) -> dict[str, str]:
@@ -45,7 +43,10 @@ def options(prompt: str) -> dict[str, str]:
 
 
 def chosen(offered: dict[str, str], answer: str) -> str | None:
-    """The label of the option that an answer chooses: it is the label, the text or both."""
+    """The label of the option that an answer chooses: it is the label, the text or both.
+
+    A bare number is no label: prompts have numbered steps, and answers are numbers.
+    """
     answer = _ANSWER_IS.sub("", answer.strip()).strip(" \t\n*_\"'")
     same = [label for label, text in offered.items() if _folded(text) == _folded(answer)]
     if same:

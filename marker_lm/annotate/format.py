@@ -268,9 +268,12 @@ def _latex_document(text: str) -> Recognised:
 
 
 def _formulas(text: str) -> Recognised:
+    """Formulas, environments or commands in a text."""
     found = latex.scan(text)
     if found is None:
         return None
+    if not (found.formulas or found.environments):
+        return "Latex", 0.7 if found.commands > 1 else 0.4
     return "Latex", 0.85 if found.characters >= 0.2 * len(text) else 0.7
 
 
