@@ -212,6 +212,6 @@ def _magika():
     def detect(text: str) -> tuple[str, float]:
         # One by one: in a batch it is no faster, and the last digits would depend on the others.
         found = model.identify_bytes(text.encode()).prediction
-        return str(found.output.label), float(found.score)
+        return str(found.output.label), round(float(found.score), 4)
 
     return detect

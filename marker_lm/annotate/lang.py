@@ -55,6 +55,12 @@ class Settings:
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
             raise SettingsError(f"lang: threshold is {self.threshold}; it must be in 0..1")
+        for value, given in self.codes.items():
+            codes = [given] if isinstance(given, str) else given
+            if not isinstance(codes, list | tuple) or not all(isinstance(c, str) for c in codes):
+                raise SettingsError(
+                    f"lang: codes has {given!r} for {value!r}; give an ISO 639 code or a list of them"
+                )
 
 
 class Language:
@@ -107,7 +113,8 @@ class Language:
             if value is not None:
                 shares[value] = shares.get(value, 0.0) + share
         best = max(shares, key=shares.__getitem__)
-        confidence = min(shares[best], 1.0)
+        # Rounded, so that other hardware and other libraries of linear algebra agree.
+        confidence = round(min(shares[best], 1.0), 4)
         if confidence < self._settings.threshold:
             return {}
         return {self._settings.category: Found(best, confidence)}

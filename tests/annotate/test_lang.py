@@ -150,6 +150,10 @@ def test_what_it_cannot_tell_is_listed():
         ({"treshold": 0.5}, "lang: there is no key 'treshold'; did you mean 'threshold'?"),
         ({"threshold": 2}, "lang: threshold is 2; it must be in 0..1"),
         ({"threshold": "high"}, "lang: threshold is 'high', a str"),
+        (
+            {"codes": {"de": 5}},
+            "lang: codes has 5 for 'de'; give an ISO 639 code or a list of them",
+        ),
         ({"letters": True}, "lang: letters is True, a bool"),
     ],
 )
