@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from marker_lm.markers.category import is_absent
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
@@ -50,9 +51,11 @@ class RowFormat:
     id: the field with the row's name; a row without it is named 'file:line'
     value_maps: category -> {value in the row: value of the taxonomy}; others stay as they are
     cut_at: category -> text; of a value such as 'Trivia -> music' only what stands before it counts
-    defaults: category -> value for rows that do not have it
+    defaults: category -> value for rows that do not have it; null and [] are not having it
     unknown_values: 'reject' the row, or 'leave_out' the one marker and count it, when the value
       is not one that the taxonomy allows
+    Of a category that allows several values, value_maps, cut_at and unknown_values hold for each
+    value of a row's list by itself.
     """
 
     prompt: str | tuple[str, ...] = "prompt"
@@ -225,32 +228,50 @@ def _markers(
             )
     else:
         found = {c: lookup(row, path) for c, path in row_format.markers.items()}
-    found = {**row_format.defaults, **{c: v for c, v in found.items() if v is not None}}
+    found = {**row_format.defaults, **{c: v for c, v in found.items() if not is_absent(v)}}
     checked = {}
     for category, value in found.items():
-        value = _mapped(value, row_format.value_maps.get(category))
-        if isinstance(value, str):
-            value = (
-                value.split(row_format.cut_at[category])[0]
-                if category in row_format.cut_at
-                else value
-            )
-            _check_unicode(value, f"the marker '{category}'")
-        key = f"{category}={value!r}"
-        if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
-            left_out[key] += 1
-            continue
-        try:
-            checked[category] = taxonomy.check(category, value)
-        except MarkerError as error:
-            if category not in taxonomy.categories:
-                raise RowError(str(error), "unknown category") from None
-            if row_format.unknown_values == "reject":
-                raise RowError(str(error), f"bad value of {category}") from None
-            if left_out is not None:
-                left_out[key] += 1
+        known = taxonomy.categories.get(category)
+        if known and known.several and isinstance(value, list | tuple):
+            parts = [_marker(category, one, row_format, taxonomy, left_out) for one in value]
+            kept = [one for part in parts if part for one in part]
+            value = taxonomy.check(category, kept) if kept else None
+        else:
+            value = _marker(category, value, row_format, taxonomy, left_out)
+        if value is not None:
+            checked[category] = value
     _fill_buckets(checked, taxonomy)
     return {category: checked[category] for category in taxonomy.categories if category in checked}
+
+
+def _marker(
+    category: str,
+    value: Any,
+    row_format: RowFormat,
+    taxonomy: Taxonomy,
+    left_out: Counter[str] | None,
+) -> Any:
+    """The canonical value of one marker of a row; None where it is left out."""
+    value = _mapped(value, row_format.value_maps.get(category))
+    if isinstance(value, str):
+        value = (
+            value.split(row_format.cut_at[category])[0] if category in row_format.cut_at else value
+        )
+        _check_unicode(value, f"the marker '{category}'")
+    key = f"{category}={value!r}"
+    if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
+        left_out[key] += 1
+        return None
+    try:
+        return taxonomy.check(category, value)
+    except MarkerError as error:
+        if category not in taxonomy.categories:
+            raise RowError(str(error), "unknown category") from None
+        if row_format.unknown_values == "reject":
+            raise RowError(str(error), f"bad value of {category}") from None
+        if left_out is not None:
+            left_out[key] += 1
+        return None
 
 
 def _fill_buckets(markers: dict[str, Any], taxonomy: Taxonomy) -> None:
