@@ -74,8 +74,8 @@ def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> "LlmAnnotator":
         confidence: 0.8  # where the endpoint gives no log-probabilities
         threshold: 0.0  # markers under this confidence are left out
 
-    Raises SettingsError or EndpointError for a bad section, MarkerError for a category that can't be
-    asked for.
+    Raises SettingsError or EndpointError for a bad section, MarkerError for a category that can't
+    be asked for.
     """
     settings = settings_from(LlmConfig, config, "llm")
     endpoint = EndpointConfig.from_config(settings.endpoint, "llm.endpoint")
