@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     # Overrides belong to a config; anything else unknown is a slip.
     args.overrides = [a for a in rest if a.startswith("--config.")] if "config" in args else []
     args.rest = [a for a in rest if a not in args.overrides]
-    # Options of a Beam runner are not known here; Beam itself refuses what it does not know.
+    # Options of a Beam runner are not known here; Beam warns of those that no runner knows.
     for unknown in () if getattr(args, "beam", False) else args.rest:
         parser.error(f"unknown argument {unknown!r}; `marker-lm {args.verb} --help` lists them all")
     try:

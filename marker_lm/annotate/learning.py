@@ -11,10 +11,12 @@ from marker_lm.annotate.pool import map_blocks
 from marker_lm.annotate.work import Job
 from marker_lm.data.seen import SeenIds
 
+LEARNED = "learned.pickle"  # the job after this pass, in the working folder
+
 
 def learned_job(plan: Plan, output: OutputFolder) -> Job:
     """The job with what its learners have become and the schema of its output."""
-    path = output.work / "learned.pickle"
+    path = output.work / LEARNED
     if path.exists():
         return pickle.loads(path.read_bytes())
     learners, schema = {}, b""
