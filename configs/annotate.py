@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 def get_config(arg: str = "") -> ConfigDict:
     """`arg` is a folder, file or glob of rows, as `files`."""
     c = ConfigDict()
-    c.files = arg  # JSONL, JSONL.gz or Parquet: a file, a folder or a glob
+    c.files = arg  # JSONL, JSONL.gz or Parquet: a file, a folder, a glob, or a tuple of them
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
 
     c.rows = ConfigDict(  # where a row keeps what, and the rules that map its fields to categories
