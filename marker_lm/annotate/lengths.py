@@ -18,9 +18,9 @@ from marker_lm.markers.taxonomy import Taxonomy
 
 Counter = Callable[[Sequence[str]], list[int]]  # counts of many texts
 
-# A word is what lies between two word boundaries of UAX 29 and has a letter or a digit. It begins
-# with one, or with connectors such as `_` before one (rule WB13b).
-_WORD = regex.compile(r"\b\p{WB=EX}*+[\p{L}\p{N}]", regex.WORD | regex.V1)
+# A word is what lies between two word boundaries of UAX 29 and has a letter or a digit: from the
+# first of these to the boundary.
+_WORD = regex.compile(r"[\p{L}\p{N}].*?\b", regex.WORD | regex.V1 | regex.DOTALL)
 # Where a sentence of UAX 29 ends: a paragraph separator (SB4), or a terminator with the closing
 # marks and spaces behind it (SB9 to SB11), but not a full stop within a number (SB6) or an
 # abbreviation like U.S.A. (SB7), nor one that a lower-case word follows (SB8), nor before a comma

@@ -55,7 +55,7 @@ categories:
 
 
 def make_rows(count: int) -> list[dict]:
-    """Rows with fields of many kinds; the language is a field, the score is missing now and then."""
+    """Rows with fields of many kinds; the language is a field, now and then there is no score."""
     return [
         {
             "id": f"row-{i}",
