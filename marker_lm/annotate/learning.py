@@ -8,6 +8,7 @@ from marker_lm.annotate.annotator import Learner
 from marker_lm.annotate.output import FileProgress, OutputFolder, write_whole
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.pool import map_blocks
+from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Job
 from marker_lm.data.seen import SeenIds
 
@@ -18,7 +19,10 @@ def learned_job(plan: Plan, output: OutputFolder) -> Job:
     """The job with what its learners have become and the schema of its output."""
     path = output.work / LEARNED
     if path.exists():
-        return pickle.loads(path.read_bytes())
+        try:
+            return pickle.loads(path.read_bytes())
+        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
+            raise AnnotateError(f"{path} is damaged ({error}); remove it") from None
     learners, schema = {}, b""
     if plan.learns:
         learners, schema = _learn(plan)

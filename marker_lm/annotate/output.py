@@ -47,7 +47,7 @@ class ShardState:
 
     file: number of the input file
     rows: input rows, the rejected ones too
-    bytes: size of the shard's file
+    bytes: size of the shard's file; 0 where all rows were rejected, then there is no file
     ids: base64 of the little-endian 64-bit hashes of the ids written
     rejects: in the order of the input
     """
@@ -67,15 +67,16 @@ class ShardState:
         return np.frombuffer(base64.b64decode(self.ids), "<u8")
 
     def to_json(self) -> str:
+        """The state as text, for `from_dict` of its JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["tally"] = self.tally.to_dict()
         fields["rejects"] = [dataclasses.astuple(reject) for reject in self.rejects]
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, text: str) -> "ShardState":
-        fields = json.loads(text)
-        fields["tally"] = Tally.from_dict(fields["tally"])
+    def from_dict(cls, data: Mapping[str, Any]) -> "ShardState":
+        """What `to_json` wrote."""
+        fields = {**data, "tally": Tally.from_dict(data["tally"])}
         fields["rejects"] = [Reject(*reject) for reject in fields["rejects"]]
         for name in ("left_out", "untrusted"):
             fields[name] = Counter(fields[name])
@@ -90,7 +91,7 @@ class OutputFolder:
         self.key = key
         self.rows, self.work = self.path / "rows", self.path / "work"
         for path, what in ((self.path / "manifest.json", "rows"), (self._key, "unfinished run")):
-            if path.exists() and (found := json.loads(path.read_text())["key"]) != key:
+            if path.exists() and (found := _read_json(path)["key"]) != key:
                 raise AnnotateError(
                     f"{self.path} holds the {what} of another config, taxonomy or input ({found}, "
                     f"this is {key}); remove it or choose another folder"
@@ -103,7 +104,7 @@ class OutputFolder:
     def manifest(self) -> dict[str, Any] | None:
         """The manifest of a finished run, None while there is none."""
         path = self.path / "manifest.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def begin(self) -> None:
         """Makes the folders; raises AnnotateError where rows of unknown making lie."""
@@ -118,12 +119,16 @@ class OutputFolder:
 
     def finished(self, suffix: str) -> list[str]:
         """Names of the shards that are whole, in order."""
-        states = sorted(path.stem for path in self.work.glob("[0-9]*.json"))
-        return [name for name in states if (self.rows / f"{name}.{suffix}").exists()]
+        names = []
+        for name in sorted(path.stem for path in self.work.glob("[0-9]*.json")):
+            path = self.rows / f"{name}.{suffix}"
+            if (path.stat().length if path.exists() else 0) == self.state(name).bytes:
+                names.append(name)
+        return names
 
     def state(self, name: str) -> ShardState:
         """What is known of a finished shard."""
-        return ShardState.from_json((self.work / f"{name}.json").read_text())
+        return ShardState.from_dict(_read_json(self.work / f"{name}.json"))
 
     def finish(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the manifest and clears the working folder."""
@@ -133,6 +138,15 @@ class OutputFolder:
         write_whole(self.path / "manifest.json", text.encode("utf-8", "backslashreplace"))
         self.work.rmtree()
         return manifest
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise AnnotateError(
+            f"{path} is damaged ({error}); remove the folder {path.parent} and annotate again"
+        ) from None
 
 
 def write_whole(path: epath.Path, data: bytes) -> None:
@@ -218,9 +232,13 @@ class ShardWriter:
             return
         hashes = np.concatenate(self._hashes) if self._hashes else np.zeros(0, np.uint64)
         self.state.ids = base64.b64encode(hashes.astype("<u8").tobytes()).decode()
-        self.state.bytes = self._partial.stat().length
-        # The rows first: a state without its rows is not taken for a finished shard.
-        self._partial.replace(self._path)
+        if self.state.tally.rows:
+            self.state.bytes = self._partial.stat().length
+            # The rows first: a state without its rows is not taken for a finished shard.
+            self._partial.replace(self._path)
+        else:  # a file without a row would be refused where the rows are read
+            self._partial.unlink()
+            self._path.unlink(missing_ok=True)
         state = self.folder.work / f"{self.name}.json"
         write_whole(state, self.state.to_json().encode())
 

@@ -75,8 +75,9 @@ def finish(plan: Plan, job: Job, output: OutputFolder) -> dict[str, Any]:
             state = output.state(name)
             count_rows(state, plan, rejects)
             tally.merge(state.tally)
-            file = f"{name}.{job.output}"
-            shards.append({"file": file, "rows": state.tally.rows, "bytes": state.bytes})
+            if state.bytes:
+                file = f"{name}.{job.output}"
+                shards.append({"file": file, "rows": state.tally.rows, "bytes": state.bytes})
     return output.finish(
         {
             "taxonomy": job.taxonomy.to_dict(),

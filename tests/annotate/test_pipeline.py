@@ -165,6 +165,7 @@ run(folder, folder / "rows.jsonl", "killed", shard_rows=200, workers=int(sys.arg
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on_and_writes_the_same(tmp_path, workers):
     rows = make_rows(12_000)
