@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from marker_lm.annotate.origin_counts import OriginCounts
 from marker_lm.annotate.registry import AnnotateError
-from marker_lm.annotate.tally import Tally
 from marker_lm.annotate.work import Annotated, Job, Reject
 from marker_lm.data.blocks import Block
 from marker_lm.data.example import INFO_FIELD, MarkerInfo, lookup
@@ -56,7 +56,7 @@ class ShardState:
     rows: int = 0
     bytes: int = 0
     ids: str = ""
-    tally: Tally = dataclasses.field(default_factory=Tally)
+    tally: OriginCounts = dataclasses.field(default_factory=OriginCounts)
     rejects: list[Reject] = dataclasses.field(default_factory=list)
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
     untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -76,7 +76,7 @@ class ShardState:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ShardState":
         """What `to_json` wrote."""
-        fields = {**data, "tally": Tally.from_dict(data["tally"])}
+        fields = {**data, "tally": OriginCounts.from_dict(data["tally"])}
         fields["rejects"] = [Reject(*reject) for reject in fields["rejects"]]
         for name in ("left_out", "untrusted"):
             fields[name] = Counter(fields[name])

@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 
 from marker_lm.annotate.learning import finish_learning, learned_job, merge_learners
+from marker_lm.annotate.origin_counts import OriginCounts, asked_categories
 from marker_lm.annotate.output import (
     FileProgress,
     OutputFolder,
@@ -18,7 +19,6 @@ from marker_lm.annotate.output import (
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.pool import map_blocks
 from marker_lm.annotate.registry import METADATA
-from marker_lm.annotate.tally import Tally, asked_categories
 from marker_lm.annotate.work import Job, Reject, Worker
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
@@ -69,7 +69,7 @@ def finish(plan: Plan, job: Job, output: OutputFolder) -> dict[str, Any]:
 
     Raises RejectShareError: then there is no manifest.
     """
-    tally, shards = Tally(), []
+    tally, shards = OriginCounts(), []
     with Rejects(output.path / "rejects.jsonl", plan.max_reject_share) as rejects:
         for name in output.finished(job.output):
             state = output.state(name)
@@ -109,7 +109,7 @@ def _reports(job: Job) -> dict[str, Any]:
     return {name: one.report for name, one in learned.items() if hasattr(one, "report")}
 
 
-def try_out(plan: Plan, rows: int) -> tuple[Tally, list[bytes], list[Reject]]:
+def try_out(plan: Plan, rows: int) -> tuple[OriginCounts, list[bytes], list[Reject]]:
     """Annotates about the first `rows` rows in memory: counts, rows as JSON, rejects.
 
     Learners see these rows alone, repeated ids are not looked for, and nothing is written.
@@ -125,7 +125,7 @@ def try_out(plan: Plan, rows: int) -> tuple[Tally, list[bytes], list[Reject]]:
     for block in blocks:
         merge_learners(learners, worker.learn(block).learners)
     worker = Worker(finish_learning(worker.job, learners))
-    tally, lines, rejects = Tally(), [], []
+    tally, lines, rejects = OriginCounts(), [], []
     for block in blocks:
         done = worker.annotate(block)
         tally.merge(done.tally)

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from marker_lm.annotate.origin_counts import OriginCounts, asked_categories
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.registry import METADATA
-from marker_lm.annotate.tally import Tally, asked_categories
 from marker_lm.annotate.work import Reject
 
 
@@ -25,7 +25,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def category_table(categories: Mapping[str, Mapping[str, Any]], rows: int) -> Table:
     """Per category: rows that have a marker, by origin, mean confidence, abstentions.
 
-    categories: what Tally.table gives.
+    categories: what OriginCounts.table gives.
     """
     table = Table(title=f"{rows} rows annotated")
     for name in ("category", "rows", "share", "from", "confidence", "abstained"):
@@ -64,7 +64,11 @@ def print_manifest(console: Console, manifest: Mapping[str, Any], folder: str) -
 
 
 def print_tried(
-    console: Console, plan: Plan, tally: Tally, lines: Sequence[bytes], rejects: Sequence[Reject]
+    console: Console,
+    plan: Plan,
+    tally: OriginCounts,
+    lines: Sequence[bytes],
+    rejects: Sequence[Reject],
 ) -> None:
     """The end of a dry run: the table, the first rows as they would be written, rejects."""
     categories = tally.table(plan.job.taxonomy, asked_categories(plan.job.names))

@@ -14,8 +14,8 @@ import numpy as np
 
 from marker_lm.annotate.annotator import Learner
 from marker_lm.annotate.apply import annotate, annotated_row, learn, split_at_learners
+from marker_lm.annotate.origin_counts import OriginCounts
 from marker_lm.annotate.registry import make_steps
-from marker_lm.annotate.tally import Tally
 from marker_lm.data.blocks import Block
 from marker_lm.data.example import Example, RowError, RowFormat
 from marker_lm.data.sources import excerpt, parse_block
@@ -70,7 +70,7 @@ class Annotated:
     id_hash_N: np.ndarray
     is_written_N: np.ndarray
     rows: list[bytes]
-    tally: Tally
+    tally: OriginCounts
     rejects: list[Reject]
     left_out: Counter[str]
     untrusted: Counter[str]
@@ -129,7 +129,7 @@ class Worker:
         parsed, left_out, untrusted = self._parse(block)
         examples = [e for _, _, e in parsed if isinstance(e, Example)]
         errors = iter(annotate(examples, self.steps, self.job.taxonomy))
-        rows, rejects, numbers, is_written, tally = [], [], [], [], Tally()
+        rows, rejects, numbers, is_written, tally = [], [], [], [], OriginCounts()
         for number, row, example in parsed:
             error = example if isinstance(example, RowError) else next(errors)
             if isinstance(example, Example):

@@ -12,7 +12,7 @@ _UNITS = 10_000  # a confidence is written with four digits, so its sum in these
 
 
 @dataclasses.dataclass
-class Tally:
+class OriginCounts:
     """How many rows there are, and how many have a marker of each category and origin.
 
     rows: count of annotated rows
@@ -31,7 +31,7 @@ class Tally:
             self.counts[category, origin] += times
             self.confidence[category, origin] += times * round(confidence * _UNITS)
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "OriginCounts") -> None:
         """Adds another one's counts."""
         self.rows += other.rows
         self.counts.update(other.counts)
@@ -43,7 +43,7 @@ class Tally:
         return {"rows": self.rows, "cells": cells}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Tally":
+    def from_dict(cls, data: Mapping[str, Any]) -> "OriginCounts":
         """What `to_dict` gave."""
         counts = Counter({(c, o): n for c, o, n, _ in data["cells"]})
         confidence = Counter({(c, o): total for c, o, _, total in data["cells"]})
