@@ -62,7 +62,8 @@ def output_schema(schema: bytes, taxonomy: Taxonomy) -> bytes:
 
 
 def _type(category: Category) -> pa.DataType:
-    return _NUMBERS.get(category.type, pa.string())
+    one = _NUMBERS.get(category.type, pa.string())
+    return pa.list_(one) if category.several else one
 
 
 def parquet_schema(path: epath.PathLike) -> bytes:

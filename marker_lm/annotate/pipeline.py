@@ -88,7 +88,7 @@ def finish(plan: Plan, job: Job, output: OutputFolder) -> dict[str, Any]:
             "rows": tally.rows,
             "rejects": rejects.summary(),
             "categories": tally.table(job.taxonomy, asked_categories(job.names)),
-            "learned": _reports(job),
+            "learned": _facts(job),
         }
     )
 
@@ -103,10 +103,10 @@ def count_rows(state: ShardState, plan: Plan, rejects: Rejects) -> None:
         rejects.reject(path, reject.number, reject.reason, reject.kind, reject.excerpt)
 
 
-def _reports(job: Job) -> dict[str, Any]:
+def _facts(job: Job) -> dict[str, Any]:
     """What the learned annotators say of what they have learned."""
     learned = {name: pickle.loads(data) for name, data in job.learned.items()}
-    return {name: one.report for name, one in learned.items() if hasattr(one, "report")}
+    return {name: one.facts() for name, one in learned.items() if hasattr(one, "facts")}
 
 
 def try_out(plan: Plan, rows: int) -> tuple[OriginCounts, list[bytes], list[Reject]]:

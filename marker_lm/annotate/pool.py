@@ -39,8 +39,11 @@ def map_blocks(
     """
     if workers == 1:
         worker = Worker(job)
-        for args in calls:
-            yield args, getattr(worker, method)(*args)
+        try:
+            for args in calls:
+                yield args, getattr(worker, method)(*args)
+        finally:
+            worker.close()
         return
     # A fork would copy the locks of threads that other libraries have started.
     context = multiprocessing.get_context("spawn")

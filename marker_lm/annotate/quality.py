@@ -101,7 +101,7 @@ class QualityLearner:
             self.unscored[bucket].update(other.unscored[bucket])
 
     def finish(self) -> "Quality":
-        report, edges = {}, {}
+        facts, edges = {}, {}
         for bucket in self.buckets:
             groups = {
                 group: bins
@@ -111,10 +111,10 @@ class QualityLearner:
             edges[bucket.name] = {
                 group: _bucket_of_bin(bins, list(bucket.values)) for group, bins in groups.items()
             }
-            report[bucket.name] = self._report(bucket, groups)
-        return Quality(self.settings, self.buckets, edges, report)
+            facts[bucket.name] = self._count(bucket, groups)
+        return Quality(self.settings, self.buckets, edges, facts)
 
-    def _report(self, bucket: Category, groups: Mapping[str, Counter[int]]) -> dict[str, Any]:
+    def _count(self, bucket: Category, groups: Mapping[str, Counter[int]]) -> dict[str, Any]:
         counts, unscored = self.counts[bucket.name], self.unscored[bucket.name]
         small = [n for g, n in counts.items() if g is not None and g not in groups]
         return {
@@ -142,22 +142,24 @@ def _bucket_of_bin(bins: Mapping[int, int], values: Sequence[str]) -> tuple[list
 
 
 class Quality:
-    """An Annotator that gives a scored row the bucket of its score; QualityLearner makes it.
-
-    Attributes:
-      report: bucket -> counts of rows without a usable score, and of scored rows by group.
-    """
+    """An Annotator that gives a scored row the bucket of its score; QualityLearner makes it."""
 
     name = "quality"
 
-    def __init__(self, settings: Settings, buckets: Sequence[Category], edges: Mapping, report):
+    def __init__(
+        self, settings: Settings, buckets: Sequence[Category], edges: Mapping, facts: Mapping
+    ):
         self._settings = settings
         self._buckets = buckets
         self._edges = edges
-        self.report = report
+        self._facts = facts
         self.categories = tuple(
             itertools.chain(dict.fromkeys(b.of for b in buckets), (b.name for b in buckets))
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Bucket -> counts of rows without a usable score, and of scored rows by group."""
+        return dict(self._facts)
 
     def annotate(self, examples: Sequence[Example]) -> list[dict[str, Found]]:
         return [self._annotate(example) for example in examples]

@@ -15,8 +15,12 @@ MODULES: Mapping[str, str] = {name: f"marker_lm.annotate.{name}" for name in ANN
 # The rules of the RowFormat. They come first by nature, so naming them says only that a category
 # has no other source.
 METADATA = "metadata"
-# Limits on cost and rate are kept by one process.
+# These ask for many rows at once by themselves, and their limits on rate and cost are kept best by
+# one process.
 ONE_PROCESS = ("llm",)
+# The section of these names the categories to fill; where it does not, they fill those they are
+# chosen for and no more.
+_TOLD_CATEGORIES = ("classifier", "llm")
 
 
 class AnnotateError(ValueError):
@@ -100,7 +104,9 @@ def make_steps(
                 continue
             if name not in made:
                 section = dict(config.get(name, {}))
-                made[name] = importlib.import_module(module).make(section, taxonomy)
+                if name in _TOLD_CATEGORIES and not section.get("categories"):
+                    section["categories"] = tuple(c for c, asked in names.items() if name in asked)
+                made[name] = _make(name, module, section, taxonomy)
             for category in wanted:
                 if category not in made[name].categories:
                     raise AnnotateError(
@@ -110,3 +116,15 @@ def make_steps(
                     )
             steps.append(Step(name, made[name], wanted))
     return steps
+
+
+def _make(
+    name: str, module: str, section: Mapping[str, Any], taxonomy: Taxonomy
+) -> Annotator | Learner:
+    try:
+        return importlib.import_module(module).make(section, taxonomy)
+    except ImportError as error:
+        raise AnnotateError(
+            f"the annotator '{name}' needs a package that is missing ({error}); "
+            f"pip install 'marker-lm[annotate]', or leave '{name}' out under annotators"
+        ) from None

@@ -155,6 +155,12 @@ class Worker:
             untrusted,
         )
 
+    def close(self) -> None:
+        """Closes what annotators have open, such as connections."""
+        for step in self.steps:
+            if hasattr(step.annotator, "close"):
+                step.annotator.close()
+
     def _parse(self, block: Block) -> tuple[list, Counter[str], Counter[str]]:
         # Why a value is unknown takes long to say; what is in the counter is not asked again.
         left_out = Counter(dict.fromkeys(self._unknown, 0))

@@ -196,7 +196,9 @@ def tokenize(
     @_remember_errors()
     def encode_markers(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = [json.loads(text) for text in texts]
-        found = [[marker(c, row[c]) if c in row else () for c in columns] for row in rows]
+        found = [
+            [marker(c, _hashable(row[c])) if c in row else () for c in columns] for row in rows
+        ]
         sizes = np.asarray([[len(span) for span in row] for row in found], np.int32)
         flat, lengths = flatten([list(itertools.chain(*row)) for row in found])
         return flat, lengths, sizes.reshape(len(rows), len(columns))
@@ -215,6 +217,11 @@ def tokenize(
 
     # The last map changes no row, only the declared type: a row of a ragged batch is a tensor.
     return dataset.batch(_BATCH).map(encode).unbatch().map(dict)
+
+
+def _hashable(value: Any) -> Any:
+    """A marker's value from JSON; several values of one category are a list there."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _interleave(

@@ -114,7 +114,7 @@ def test_what_is_no_score_is_counted_and_not_guessed():
     ]
     annotator = learn(rows, min_rows=5)
     assert buckets(annotator, rows)[:8] == [None] * 8
-    assert annotator.report["quality_bucket"] == {
+    assert annotator.facts()["quality_bucket"] == {
         "no score": 1,
         "not a number": 5,
         "no lang": 1,

@@ -79,8 +79,8 @@ def test_an_annotator_is_asked_only_where_a_category_is_lacking(tmp_path):
     assert annotate(rows, [first, second], taxonomy) == [None] * 3
     assert first.annotator.asked == ["a", "b"] and second.annotator.asked == ["a", "b"]
     assert [row.markers for row in rows] == [
-        {"lang": "de", "task": "Answer"},
-        {"lang": "ja", "task": "Answer"},
+        {"lang": "de", "task": ("Answer",)},
+        {"lang": "ja", "task": ("Answer",)},
         {"lang": "ja", "task": "Repeat"},
     ]
     assert rows[0].marker_info == {
@@ -95,7 +95,7 @@ def test_only_the_categories_that_are_chosen_are_filled(tmp_path):
     one.categories = ("task",)
     row = example()
     annotate([row], [one], tiny_taxonomy(tmp_path))
-    assert row.markers == {"task": "Answer"}
+    assert row.markers == {"task": ("Answer",)}
 
 
 def test_buckets_follow_from_their_numbers(tmp_path):
@@ -132,3 +132,30 @@ def test_a_field_that_would_be_lost():
 def test_the_atlas_has_an_annotator_for_what_is_counted():
     names = choose(load_taxonomy("atlas"))
     assert names["length_tokens"] == ("lengths",)
+
+
+def test_the_sections_of_the_config_hold_the_defaults_of_the_annotators():
+    import dataclasses
+    import importlib
+
+    from configs import annotate as config
+    from marker_lm.annotate.classifier import ClassifierConfig
+    from marker_lm.annotate.endpoint_config import EndpointConfig
+    from marker_lm.annotate.llm import LlmConfig
+
+    sections = config.get_config().to_dict()
+    endpoint = EndpointConfig("http://x", "m")
+    assert sections["llm"]["endpoint"] == dataclasses.asdict(endpoint) | {"url": "", "model": ""}
+    assert sections["llm"] == dataclasses.asdict(LlmConfig(endpoint)) | {
+        "endpoint": sections["llm"]["endpoint"]
+    }
+    assert sections["classifier"] == dataclasses.asdict(ClassifierConfig())
+    for name in ("lang", "lengths", "code_type", "format", "quality"):
+        settings = importlib.import_module(f"marker_lm.annotate.{name}").Settings
+        assert sections[name] == dataclasses.asdict(settings()), name
+
+
+def test_the_classifier_learns_what_it_is_chosen_for():
+    names = dict.fromkeys(PAPER.categories, ()) | {"domain": ("classifier",)}
+    (step,) = make_steps(names, {"classifier": {"categories": (), "folds": 3}}, PAPER)
+    assert step.learns and step.annotator.categories == ("domain",)
