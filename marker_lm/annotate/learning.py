@@ -12,7 +12,9 @@ from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Job
 from marker_lm.data.seen import SeenIds
 
-LEARNED = "learned.pickle"  # the job after this pass, in the working folder
+# In the working folder: the job after this pass, and what it found of each block on its way.
+LEARNED = "learned.pickle"
+FOUND = "found.pickle"
 
 
 def learned_job(plan: Plan, output: OutputFolder) -> Job:
@@ -25,7 +27,7 @@ def learned_job(plan: Plan, output: OutputFolder) -> Job:
             raise AnnotateError(f"{path} is damaged ({error}); remove it") from None
     learners, schema = {}, b""
     if plan.learns:
-        learners, schema = _learn(plan)
+        learners, schema = _learn(plan, output)
     job = with_schema(plan, finish_learning(plan.job, learners), schema)
     write_whole(path, pickle.dumps(job))
     return job
@@ -69,7 +71,7 @@ def merge_schema(schema: bytes, more: bytes) -> bytes:
     return merge_schemas([schema, more] if schema else [more])
 
 
-def _learn(plan: Plan) -> tuple[dict[str, Learner], bytes]:
+def _learn(plan: Plan, output: OutputFolder) -> tuple[dict[str, Learner], bytes]:
     """The learners after all rows but those with repeated ids, and the rows' Arrow schema."""
     skip: dict[str, set[int]] = {}
     while True:
@@ -77,7 +79,10 @@ def _learn(plan: Plan) -> tuple[dict[str, Learner], bytes]:
         schema, found_repeated = b"", False
         seen_ids = SeenIds()
         calls = ((b, skip.get(b.name, ()), plan.infers_schema) for b in plan.read())
-        with FileProgress("learning from all rows", plan.files.values()) as progress:
+        with (
+            (output.work / FOUND).open("wb") as found,
+            FileProgress("learning from all rows", plan.files.values()) as progress,
+        ):
             for (block, *_), seen in map_blocks(plan.job, "learn", calls, plan.workers):
                 is_first = seen_ids.add(seen.id_hash_N)
                 repeated = {n for n, first in zip(seen.places, is_first, strict=True) if not first}
@@ -86,6 +91,7 @@ def _learn(plan: Plan) -> tuple[dict[str, Learner], bytes]:
                     skip.setdefault(block.name, set()).update(repeated)
                 merge_learners(learners, seen.learners)
                 schema = merge_schema(schema, seen.schema)
+                pickle.dump(seen.found, found)
                 progress.update(block, len(seen_ids))
         # A block cannot know that an id came in another: it is seen again without its repeated
         # rows. Data without repeated ids, the rule, is read once.

@@ -1,14 +1,16 @@
 """Annotation of files: all rows are shown to the learners, then annotated shard by shard."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import pickle
+from collections.abc import Container, Iterator
 from typing import Any
 
 from etils import epath
 
-from marker_lm.annotate.learning import finish_learning, learned_job, merge_learners
+from marker_lm.annotate.learning import FOUND, finish_learning, learned_job, merge_learners
 from marker_lm.annotate.origin_counts import OriginCounts, asked_categories
 from marker_lm.annotate.output import (
     FileProgress,
@@ -19,7 +21,8 @@ from marker_lm.annotate.output import (
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.pool import map_blocks
 from marker_lm.annotate.registry import METADATA
-from marker_lm.annotate.work import Job, Reject, Worker
+from marker_lm.annotate.work import FoundBefore, Job, Reject, Worker
+from marker_lm.data.blocks import Block
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 
@@ -45,8 +48,7 @@ def _write_shards(plan: Plan, job: Job, output: OutputFolder) -> None:
     old = collections.deque(output.finished(job.output))
     done = set(old)
     seen = SeenIds()
-    calls = ((block,) for block in plan.read() if plan.shard_of(block) not in done)
-    results = map_blocks(job, "annotate", calls, plan.workers)
+    results = map_blocks(job, "annotate", _calls(plan, output, done), plan.workers)
     with (
         # Stops as soon as too many rows are bad.
         Rejects(output.path / "rejects.jsonl", plan.max_reject_share) as rejects,
@@ -58,10 +60,22 @@ def _write_shards(plan: Plan, job: Job, output: OutputFolder) -> None:
                 seen.add(state.id_hash_N)
                 count_rows(state, plan, rejects)
             with ShardWriter(output, shard, job) as writer:
-                for (block,), annotated in blocks:
+                for (block, _), annotated in blocks:
                     writer.add(len(block), annotated, seen.add(annotated.id_hash_N))
                     progress.update(block, rejects.rows + writer.state.rows)
             count_rows(writer.state, plan, rejects)
+
+
+def _calls(
+    plan: Plan, output: OutputFolder, done: Container[str]
+) -> Iterator[tuple[Block, FoundBefore]]:
+    """The blocks of the shards that are not done, each with what was found in it on the way."""
+    path = output.work / FOUND
+    with path.open("rb") if path.exists() else contextlib.nullcontext() as found:
+        for block in plan.read():
+            before = pickle.load(found) if found else []
+            if plan.shard_of(block) not in done:
+                yield block, before
 
 
 def finish(plan: Plan, job: Job, output: OutputFolder) -> dict[str, Any]:

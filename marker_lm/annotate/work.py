@@ -17,7 +17,7 @@ from marker_lm.annotate.apply import annotate, annotated_row, learn, split_at_le
 from marker_lm.annotate.origin_counts import OriginCounts
 from marker_lm.annotate.registry import make_steps
 from marker_lm.data.blocks import Block
-from marker_lm.data.example import Example, RowError, RowFormat
+from marker_lm.data.example import Example, MarkerInfo, RowError, RowFormat
 from marker_lm.data.sources import excerpt, parse_block
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
@@ -76,6 +76,10 @@ class Annotated:
     untrusted: Counter[str]
 
 
+# Of each row that is good in itself: category -> its marker and where that comes from.
+FoundBefore = list[dict[str, tuple[Any, MarkerInfo]]]
+
+
 @dataclasses.dataclass
 class Seen:
     """What the learners' pass gives of one block.
@@ -83,12 +87,14 @@ class Seen:
     places: number of the row of each hash in id_hash_N
     learners: annotator -> Learner that has seen the block's rows
     schema: the serialized Arrow schema of the block's rows; b"" unless one is asked for
+    found: markers that the learners needed to see, for `Worker.annotate`; [] where they need none
     """
 
     places: list[int]
     id_hash_N: np.ndarray
     learners: dict[str, Learner]
     schema: bytes
+    found: FoundBefore
 
 
 class Worker:
@@ -117,17 +123,35 @@ class Worker:
             fine = [e for e, error in zip(examples, errors, strict=True) if error is None]
             learn(fine, learners.values())
         hashes = hash_ids([example.id for _, _, example in good])
-        found = b""
+        columns = b""
         if schema:
             from marker_lm.annotate.columns import infer_schema
 
-            found = infer_schema([row for _, row, _ in new])
-        return Seen([number for number, _, _ in good], hashes, learners, found)
+            columns = infer_schema([row for _, row, _ in new])
+        before = [self._found(example) for _, _, example in good] if self.before else []
+        return Seen([number for number, _, _ in good], hashes, learners, columns, before)
 
-    def annotate(self, block: Block) -> Annotated:
-        """Annotates the rows of a block; repeated ids are left to who has seen the other blocks."""
+    def _found(self, example: Example) -> dict[str, tuple[Any, MarkerInfo]]:
+        """The markers that the steps before the learners gave to an example."""
+        wanted = ((s.name, c) for s in self.before for c in s.categories)
+        given = example.marker_info
+        return {
+            c: (example.markers[c], given[c])
+            for name, c in wanted
+            if c in given and given[c].origin == name
+        }
+
+    def annotate(self, block: Block, before: FoundBefore | tuple = ()) -> Annotated:
+        """Annotates the rows of a block; repeated ids are left to who has seen the other blocks.
+
+        before: what `learn` found in this block, so that it is not looked for again.
+        """
         parsed, left_out, untrusted = self._parse(block)
         examples = [e for _, _, e in parsed if isinstance(e, Example)]
+        for example, found in zip(examples, before or [{}] * len(examples), strict=True):
+            for category, (value, info) in found.items():
+                example.markers.setdefault(category, value)
+                example.marker_info.setdefault(category, info)
         errors = iter(annotate(examples, self.steps, self.job.taxonomy))
         rows, rejects, numbers, is_written, tally = [], [], [], [], OriginCounts()
         for number, row, example in parsed:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from marker_lm.annotate.learning import finish_learning
 from marker_lm.annotate.pipeline import annotate_files, try_out
 from marker_lm.annotate.plan import make_plan
 from marker_lm.annotate.registry import AnnotateError
+from marker_lm.annotate.work import Worker
 from marker_lm.data.example import RowFormat
 from marker_lm.data.sources import RejectShareError, SourceError, read_examples, read_rows
 from marker_lm.markers.taxonomy import load_taxonomy
@@ -260,3 +262,35 @@ def test_settings_that_cannot_be(tmp_path):
             make_plan(make_config(tmp_path, file, **settings))
     with pytest.raises(SourceError, match="nearest name in that folder is 'rows.jsonl'"):
         make_plan(make_config(tmp_path, tmp_path / "row.jsonl"))
+
+
+def test_what_was_found_on_the_way_to_the_learners_is_not_looked_for_again(tmp_path):
+    rows = [{**row, "completion": f"{row['completion']} und so weiter"} for row in make_rows(700)]
+    rows[5]["completion"] = " "  # a row less between the parsed ones
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    config = make_config(tmp_path, file, max_reject_share=0.1).unlock()
+    with config.rows.ignore_type():
+        config.rows.markers = "markers"
+    config.annotators = {"lang": ("lang",)}
+    plan = make_plan(config.lock())
+    worker = Worker(plan.job)
+    block = next(plan.read())
+    seen = worker.learn(block)
+    assert len(seen.found) == len(block) - 1 and all("lang" in found for found in seen.found)
+    sped, plain = (Worker(finish_learning(plan.job, seen.learners)) for _ in range(2))
+    lang = next(step for step in sped.steps if step.name == "lang")
+    lang.annotator = Asked(lang.annotator)
+    assert sped.annotate(block, seen.found).rows == plain.annotate(block).rows
+    assert lang.annotator.rows == 0
+
+
+class Asked:
+    """An annotator that counts the rows that it is asked about."""
+
+    def __init__(self, annotator):
+        self.annotator, self.rows = annotator, 0
+        self.name, self.categories = annotator.name, annotator.categories
+
+    def annotate(self, examples):
+        self.rows += len(examples)
+        return self.annotator.annotate(examples)
