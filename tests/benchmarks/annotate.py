@@ -111,11 +111,11 @@ def main() -> None:
             )
             used.append((rows, cpu))
         start, few, many = used
-        growth = (many[1] - start[1]) / (few[1] - start[1])
         a_row = (many[1] - few[1]) / (many[0] - few[0])
         print(f"without the start of the program: {1e6 * a_row:.0f} us of CPU a row,")
         print(f"{args.workers / a_row:.0f} rows/s on {args.workers} cores of their own,")
-        print(f"{args.times} times the rows take {growth:.2f} times the CPU")
+        first = (few[1] - start[1]) / (few[0] - start[0])
+        print(f"a row costs {a_row / first:.2f} times as much as up to {few[0]} rows")
 
 
 if __name__ == "__main__":
