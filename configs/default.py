@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "cut_at": {},  # category -> text; only what stands before it counts
             "defaults": {},  # category -> value
             "unknown_values": "reject",  # reject | leave_out
+            "trust": {},  # origin or category -> least confidence of its markers
         }
     )
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id

@@ -31,7 +31,7 @@ def test_paper_has_its_categories_and_values():
     assert "Finance" in PAPER.categories["domain"].values
     assert PAPER.categories["quality_bucket"].quantiles_per == "lang"
     assert list(PAPER.categories["quality_bucket"].values)[-1] == "1", "ascending: 1 is the best"
-    assert PAPER.categories["length_tokens"].unit == "spaCy tokens"
+    assert PAPER.categories["length_tokens"].unit == "words (UAX 29)"
     for category in PAPER.categories.values():
         assert category.definition and all(category.values.values())
 
@@ -93,7 +93,7 @@ def test_integers(value):
      10**30, "9" * 5000, 2**63],
 )  # fmt: skip
 def test_what_is_no_integer(value):
-    with pytest.raises(MarkerError, match="length_tokens=.*not an integer.*spaCy tokens"):
+    with pytest.raises(MarkerError, match="length_tokens=.*not an integer.*words"):
         PAPER.check("length_tokens", value)
 
 
