@@ -1,4 +1,4 @@
-"""The embedded default: the Atlas, a model of 1.8M parameters, two CPU cores, some minutes.
+"""The embedded default: the Atlas, a small model, two CPU cores, some minutes.
 
 marker-lm demo --workdir=/tmp/marker_lm_demo
 """

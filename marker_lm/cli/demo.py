@@ -27,7 +27,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--shuffled", action="store_true", help="a third arm: the right markers on the wrong rows"
     )
-    parser.add_argument("--rows", type=int, default=34_000, help="how many rows the Atlas gets")
+    parser.add_argument("--rows", type=int, default=60_000, help="how many rows the Atlas gets")
 
 
 def run(args) -> None:

@@ -4,7 +4,7 @@ Nothing here knows how the Atlas renders an answer. Shared with it are the table
 what a word is (marker_lm.data.atlas.languages).
 
 Limits of the language check. Evidence are letters that belong to words CLDR has for the kinds of
-things the Atlas talks about, in any of its 32 languages: names that several languages write alike
+things the Atlas talks about, in any of its languages: names that several languages write alike
 ('Angola', 'Euro') tie, and a tie counts for the language asked for. An answer without letters
 ('300') has no evidence: None, to be left out. What a format adds (tags, JSON keys, column heads)
 is left out before.

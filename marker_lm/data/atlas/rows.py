@@ -1,6 +1,6 @@
 """The rows of the Atlas: prompts, exact answers, markers; split by what training may see.
 
-    splits = generate(n=34_000, seed=0)     # {'train': [row, ...], 'dev': ..., 'heldout': ..., ...}
+    splits = generate(n=60_000, seed=0)     # {'train': [row, ...], 'dev': ..., 'heldout': ..., ...}
 
 A combination is a fact with the levers lang, format and length_bucket. One in 16 (by a hash) is
 for the split 'dev' alone, which is there to choose settings by, and one in 16 for 'heldout' and
@@ -194,7 +194,7 @@ def _draw(
     return rows
 
 
-def generate(n: int = 34_000, seed: int = 0) -> dict[str, list[dict]]:
+def generate(n: int = 60_000, seed: int = 0) -> dict[str, list[dict]]:
     """n rows in all: 'dev', 'heldout' and 'unseen' with their shares in HELD, the rest 'train'.
 
     A row: id, prompt, completion, markers; and for evaluation `determined` (categories that the
@@ -244,7 +244,7 @@ def summary(splits: Mapping[str, list[dict]]) -> dict[str, Any]:
     return found
 
 
-def write(folder: epath.PathLike, n: int = 34_000, seed: int = 0) -> dict[str, Any]:
+def write(folder: epath.PathLike, n: int = 60_000, seed: int = 0) -> dict[str, Any]:
     """Writes each split as SPLIT.jsonl into a folder; returns summary()."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
