@@ -40,6 +40,10 @@ def get_config(arg: str = "") -> ConfigDict:
             "unknown_values": "reject",  # reject | leave_out
         }
     )
+    d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
+    d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn
+    d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
+    d.most_upsampling = 20.0  # least_share draws no row more often than so many times another
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id
     d.tokenizer = "train"  # train | bytes | path of a SentencePiece model or a saved tokenizer
     d.vocab_size = 8192  # pieces, where it is trained
@@ -71,6 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train = t = ConfigDict()
     t.length = 2048  # L, slots of a packed sequence
     t.batch = 32  # B, sequences of a global batch
+    t.too_long = "reject"  # reject | truncate_completion | split: rows that do not fit
     t.epochs = 2
     t.optimizer = "adamw"  # adamw | muon
     t.learning_rate = 2.5e-4

@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     rows = host_rows(config.train.batch)
     batches = train_batches(config, setup, cache, rows)
     steps = len(batches)
-    report_plan(batches, config.train.length, log)
+    report_plan(batches, log)
 
     # Model, optimizer, mesh.
     mesh = make_mesh(**config.mesh)
@@ -252,14 +252,10 @@ def host_rows(batch: int) -> slice:
     return slice(host * batch // hosts, (host + 1) * batch // hosts)
 
 
-def report_plan(batches, length: int, log: Callable[[str], None]) -> None:
-    """Says how full the packed sequences are, and which rows do not fit."""
-    sequences = sum(plan.sequences for plan in batches.plans)
-    used = sum(plan.used_slots for plan in batches.plans)
-    log(f"packed into {sequences} sequences, {100 * used / (sequences * length):.1f} % full")
-    too_long = len(np.unique(np.concatenate([plan.too_long for plan in batches.plans])))
-    if too_long:
-        log(f"{too_long} rows are longer than train.length={length} and are left out")
+def report_plan(batches, log: Callable[[str], None]) -> None:
+    """Says how full the packed sequences are, and what becomes of rows that do not fit."""
+    for line in batches.summary.lines():
+        log(line)
 
 
 @contextlib.contextmanager

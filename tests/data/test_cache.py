@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from marker_lm.data import cache as cache_module
-from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest, write_cache
+from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest
+from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.spans import Spans, build_index, decode_record, encode_record
 from marker_lm.markers.dropout import hash_ids
 
