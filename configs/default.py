@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "cut_at": {},  # category -> text; only what stands before it counts
             "defaults": {},  # category -> value
             "unknown_values": "reject",  # reject | leave_out
+            "trust": {},  # origin or category -> least confidence of its markers
         }
     )
     d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)

@@ -177,6 +177,8 @@ def _prepare_split(config, folder, split, taxonomy, codec, tokenizer, key, log) 
         )
         for category, n in bad["left_out"].items():
             log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")
+    for category, n in bad["untrusted"].items():
+        log(f"{split}: {n} values of {category} are not sure enough (data.rows.trust), left out")
     return manifest
 
 

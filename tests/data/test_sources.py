@@ -248,7 +248,7 @@ def test_missing_paths_name_the_nearest(tmp_path):
         with pytest.raises(SourceError, match=says):
             find_files(tmp_path / wrong)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="holds no .jsonl or .jsonl.gz file"):
+    with pytest.raises(SourceError, match="holds no .jsonl, .jsonl.gz or .parquet"):
         find_files(tmp_path / "empty")
     with pytest.raises(SourceError, match="no data files were given"):
         find_files([])
