@@ -26,8 +26,10 @@ def get_config(arg: str = "") -> ConfigDict:
     m.dropout_schedule = ()  # ((progress 0..1, factor), ...): scales all rates over training
 
     c.data = d = ConfigDict()
-    # Each task: JSONL(.gz) files, globs or folders, and its rate in the mixture.
-    d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0}})
+    # Each task: JSONL(.gz) or Parquet files, globs or folders, and its rate in the mixture. With
+    # tfds='name/config:version' of TensorFlow Datasets, train and heldout are splits of that.
+    d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0, "tfds": ""}})
+    d.tfds_folder = ""  # where TFDS keeps its datasets; its own default when empty
     d.rows = ConfigDict(  # where a row keeps what; see marker_lm/data/example.py
         {
             "prompt": "prompt",
@@ -53,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     d.separator = "\n\n"  # stands between prompt and what follows
     d.max_reject_share = 0.01  # the run stops when more of the rows are bad
     d.max_line_bytes = 1_000_000  # longer lines are rejected
+    d.workers = 0  # processes that prepare; 0: one a core
     d.threads = 2  # that read batches ahead
     d.prepared = ""  # folder with the caches; WORKDIR/data when empty
 

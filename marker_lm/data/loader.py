@@ -154,7 +154,7 @@ class Batches:
 def place(
     ids_T: np.ndarray, kinds_T: np.ndarray, length_P: np.ndarray, row_P: np.ndarray, B: int, L: int
 ) -> dict[str, np.ndarray]:
-    """A batch of assembled sequences, without its weights; each takes one slot less than its tokens.
+    """A batch of assembled sequences, but for its weights; each takes a slot less than its tokens.
 
     Args:
       ids_T, kinds_T: int32, all sequences one after the other.

@@ -159,12 +159,10 @@ class FlatSpans:
 def flatten_spans(spans: Sequence[Spans], categories: Sequence[str]) -> FlatSpans:
     """The spans of examples that are in memory as FlatSpans; markers of `categories` only."""
     column = {category: c for c, category in enumerate(categories)}
-    rows = [
-        Spans(
-            one.id, one.prompt, one.completion, {c: s for c, s in one.markers.items() if c in column}
-        )
-        for one in spans
-    ]
+    rows = []
+    for one in spans:
+        markers = {c: span for c, span in one.markers.items() if c in column}
+        rows.append(Spans(one.id, one.prompt, one.completion, markers))
     return flatten_records([encode_record(one, column) for one in rows], build_index(rows, column))
 
 
