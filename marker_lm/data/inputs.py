@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.data.cache import is_remote
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
@@ -131,15 +133,16 @@ def _known_facts(manifest: epath.Path) -> dict[str, Any]:
 
 
 def _facts(path: epath.Path, before: dict[str, Any] | None) -> dict[str, Any]:
-    stat = path.stat()
-    facts = {"bytes": stat.length, "modified": stat.mtime}
+    # epath knows whole seconds only, in which a file may change twice.
+    modified = path.stat().mtime if is_remote(path) else os.stat(path).st_mtime_ns
+    facts = {"bytes": path.stat().length, "modified": modified}
     if before is not None and all(before.get(key) == value for key, value in facts.items()):
         return before
-    return facts | {"hash": _hash_file(path, stat.length, stat.mtime)}
+    return facts | {"hash": _hash_file(path, *facts.values())}
 
 
 @functools.cache
-def _hash_file(path: epath.Path, size: int, modified: float) -> str:
+def _hash_file(path: epath.Path, size: int, modified: int) -> str:
     """`size` and `modified` are there for the cache of this function only."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:

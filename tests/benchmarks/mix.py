@@ -1,4 +1,4 @@
-"""What the benchmarks of data share: a config for the mix, and rows of it where there is none yet."""
+"""What the benchmarks of data share: a config for the mix, clocks and memory."""
 
 import resource
 import time

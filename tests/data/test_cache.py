@@ -85,21 +85,21 @@ def test_write_and_read_back(folder, rows):
     assert cache.read_many([]) == []
 
 
+def cut(flat, at, length):
+    return flat.words[at : at + length].tolist()
+
+
 def test_flat_reading_gives_the_same_spans(folder, rows):
     cache = Cache(folder)
     order = [199, 0, 249, 0, 100]
     for flat in (cache.read_flat(order), flatten_spans([rows[i] for i in order], CATEGORIES)):
         assert len(flat) == 5
         for n, i in enumerate(order):
-
-            def words(at, length):
-                return flat.words[at : at + length].tolist()
-
-            assert words(flat.prompt_at_N[n], flat.prompt_len_N[n]) == rows[i].prompt.tolist()
-            found = words(flat.completion_at_N[n], flat.completion_len_N[n])
+            assert cut(flat, flat.prompt_at_N[n], flat.prompt_len_N[n]) == rows[i].prompt.tolist()
+            found = cut(flat, flat.completion_at_N[n], flat.completion_len_N[n])
             assert found == rows[i].completion.tolist()
             for c, category in enumerate(CATEGORIES):
-                found = words(flat.marker_at_NxC[n, c], flat.marker_len_NxC[n, c])
+                found = cut(flat, flat.marker_at_NxC[n, c], flat.marker_len_NxC[n, c])
                 assert found == list(rows[i].markers.get(category, ()))
     assert len(cache.read_flat([])) == 0
 
