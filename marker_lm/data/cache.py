@@ -62,6 +62,12 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     for key, kind in _NEEDED.items():
         if not isinstance(manifest.get(key), kind) or not manifest[key]:
             raise CacheError(f"{path} is damaged (it has no {key}); prepare the cache again")
+    if not all(
+        isinstance(s, dict) and {"file", "rows", "bytes"} <= set(s) for s in manifest["shards"]
+    ):
+        raise CacheError(
+            f"{path} is damaged (it has no whole list of shards); prepare the cache again"
+        )
     return manifest
 
 
@@ -121,8 +127,11 @@ class Cache:
             raise CacheError(
                 f"the index {file} cannot be read ({error}); prepare the cache again"
             ) from None
-        rows = {len(column) for column in index.columns().values()} | {int(self._ends[-1])}
-        if rows != {self.manifest["rows"]}:
+        if len({len(column) for column in index.columns().values()}) > 1:
+            raise CacheError(
+                f"the columns of the index {file} differ in length; prepare the cache again"
+            )
+        if not len(index) == self.manifest["rows"] == self._ends[-1]:
             raise CacheError(
                 f"the index {file} has {len(index)} rows, the manifest {self.manifest['rows']} and "
                 f"the shards {self._ends[-1]}; prepare the cache again"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from etils import epath
 from ml_collections import ConfigDict
 
-from marker_lm.data.cache import CacheError, is_cache, is_remote, read_manifest
+from marker_lm.data.cache import CacheError, is_remote, read_manifest
 from marker_lm.data.cache_writer import CacheWriter
 from marker_lm.data.example import Example
 from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
@@ -42,15 +42,23 @@ def prepare(config: ConfigDict, folder: epath.PathLike, log: Callable[[str], Non
     files = file_facts(config, folder)
     key = data_key(config, taxonomy, files=files)
 
-    def is_prepared() -> bool:
-        return all(is_cache(folder / s) and read_manifest(folder / s)["key"] == key for s in splits)
-
-    if not is_prepared():
-        with _alone(folder, log):
-            if not is_prepared():  # by the process that was waited for
+    found = {s: _prepared(folder / s, key) for s in splits}
+    if not all(found.values()):
+        with _alone(folder, log):  # another process may have prepared it while this one waited
+            if not all(_prepared(folder / s, key) for s in splits):
                 return _prepare_splits(config, folder, splits, taxonomy, files, key, log)
+        found = {s: read_manifest(folder / s) for s in splits}
     log(f"{folder} is prepared already for this config.")
-    return {s: read_manifest(folder / s) for s in splits}
+    return found
+
+
+def _prepared(folder: epath.Path, key: str) -> dict | None:
+    """The manifest of a cache that was prepared for this key; None where there is none such."""
+    try:
+        manifest = read_manifest(folder)
+    except CacheError:  # none, of an older version, or damaged: it is prepared again
+        return None
+    return manifest if manifest.get("key") == key else None
 
 
 def _prepare_splits(config, folder, splits, taxonomy, files, key, log) -> dict:
@@ -133,6 +141,9 @@ def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Exam
 
 
 def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log) -> dict:
+    before = _prepared(folder / split, facts["key"])
+    if before is not None and before["tokenizer_hash"] == tokenizer.hash:
+        return before
     path = folder / f"rejects.{split}.jsonl"
     names = [name for name, task in config.data.tasks.items() if task[split]]
     counts = dict.fromkeys(names, 0)
@@ -188,6 +199,9 @@ def report_split(manifest: dict, split: str, folder: epath.Path, log: Callable) 
 
 def check_cache(manifest: dict, taxonomy: Taxonomy, tokenizer: Tokenizer, template: str) -> None:
     """Raises CacheError when a cache was written under another taxonomy, tokenizer or template."""
+    for name in ("taxonomy", "taxonomy_hash", "tokenizer_hash", "template"):
+        if name not in manifest:
+            raise CacheError(f"the manifest of the cache has no {name}; prepare it again.")
     if manifest["taxonomy_hash"] != taxonomy.hash:
         changes = Taxonomy.from_dict(manifest["taxonomy"]).diff(taxonomy)
         raise CacheError(
