@@ -24,7 +24,7 @@ from etils import epath
 from marker_lm.data.cache import READ_OPTIONS, VERSION, CacheError, is_remote
 from marker_lm.data.spans import Index, Spans, build_index, encode_record, join_indexes
 
-ROWS_PER_SHARD = 16_384
+ROWS_PER_SHARD = 8_192
 _WRITE_OPTIONS = "group_size:1,zstd:3"  # one record a group: a plan reads rows in random order
 
 
