@@ -46,6 +46,7 @@ categories:
       ja: Japanese
   task:
     type: closed
+    several: true
     definition: What is asked for.
     origin: classified
     describes: prompt
@@ -57,14 +58,15 @@ WORDS = {"en": ("yes", "no"), "de": ("ja", "nein"), "ja": ("はい", "いいえ"
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict]:
-    """Rows with prompts that differ; not every row has every marker."""
+    """Rows with prompts that differ; not every row has every marker, some have two tasks."""
     random = np.random.default_rng(seed)
     rows = []
     for i in range(count):
         lang = ("en", "de", "ja")[random.choice(3, p=(0.6, 0.3, 0.1))]
         word = WORDS[lang][random.integers(2)]
         n = int(random.integers(1, 13))
-        markers = {"lang": lang, "task": "Repeat", "words": n}
+        tasks = ["Repeat", "Answer"] if i % 4 == 0 else "Repeat"
+        markers = {"lang": lang, "task": tasks, "words": n}
         for category in random.choice(("lang", "task", "words"), random.integers(2), False):
             del markers[category]
         rows.append(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from marker_lm.markers.category import mend
+from marker_lm.markers.category import is_absent, mend
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
@@ -69,9 +69,11 @@ class RowFormat:
     id: the field with the row's name; a row without it is named 'file:line'
     value_maps: category -> {value in the row: value of the taxonomy}; others stay as they are
     cut_at: category -> text; of a value such as 'Trivia -> music' only what stands before it counts
-    defaults: category -> value for rows that do not have it
+    defaults: category -> value for rows that do not have it; null and [] are not having it
     unknown_values: 'reject' the row, or 'leave_out' the one marker and count it, when the value
       is not one that the taxonomy allows
+    Of a category that allows several values, value_maps, cut_at and unknown_values hold for each
+    value of a row's list by itself.
     trust: origin or category -> least confidence; a marker must reach both, else it is left out
       and counted. Where markers come from stands in the row's field 'marker_info', {category:
       {'origin', 'confidence'}}, as `marker-lm annotate` writes it; those that it does not name
@@ -267,37 +269,55 @@ def _markers(
     else:
         origin = MarkerInfo("metadata")
         found = {c: lookup(row, path) for c, path in row_format.markers.items()}
-    found = {c: v for c, v in found.items() if v is not None}
+    found = {c: v for c, v in found.items() if not is_absent(v)}
     info = {c: given.get(c, origin) for c in found}
     for category, value in row_format.defaults.items():
         if category not in found:
             found[category], info[category] = value, MarkerInfo("default")
     checked: dict[str, Any] = {}
     for category, value in found.items():
-        value = _mapped(value, row_format.value_maps.get(category))
-        if isinstance(value, str):
-            value = (
-                value.split(row_format.cut_at[category])[0]
-                if category in row_format.cut_at
-                else value
-            )
-            _check_unicode(value, f"the marker '{category}'")
-        key = f"{category}={value!r}"
-        if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
-            left_out[key] += 1
-            continue
-        try:
-            checked[category] = taxonomy.check(category, value)
-        except MarkerError as error:
-            if category not in taxonomy.categories:
-                raise RowError(str(error), "unknown category") from None
-            if row_format.unknown_values == "reject":
-                raise RowError(str(error), f"bad value of {category}") from None
-            if left_out is not None:
-                left_out[key] += 1
+        known = taxonomy.categories.get(category)
+        if known and known.several and isinstance(value, list | tuple):
+            parts = [_marker(category, one, row_format, taxonomy, left_out) for one in value]
+            kept = [one for part in parts if part for one in part]
+            value = taxonomy.check(category, kept) if kept else None
+        else:
+            value = _marker(category, value, row_format, taxonomy, left_out)
+        if value is not None:
+            checked[category] = value
     fill_buckets(checked, info, taxonomy)
     order = [category for category in taxonomy.categories if category in checked]
     return {c: checked[c] for c in order}, {c: info[c] for c in order}
+
+
+def _marker(
+    category: str,
+    value: Any,
+    row_format: RowFormat,
+    taxonomy: Taxonomy,
+    left_out: Counter[str] | None,
+) -> Any:
+    """The canonical value of one marker of a row; None where it is left out."""
+    value = _mapped(value, row_format.value_maps.get(category))
+    if isinstance(value, str):
+        value = (
+            value.split(row_format.cut_at[category])[0] if category in row_format.cut_at else value
+        )
+        _check_unicode(value, f"the marker '{category}'")
+    key = f"{category}={value!r}"
+    if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
+        left_out[key] += 1
+        return None
+    try:
+        return taxonomy.check(category, value)
+    except MarkerError as error:
+        if category not in taxonomy.categories:
+            raise RowError(str(error), "unknown category") from None
+        if row_format.unknown_values == "reject":
+            raise RowError(str(error), f"bad value of {category}") from None
+        if left_out is not None:
+            left_out[key] += 1
+        return None
 
 
 def _given_info(row: Mapping) -> dict[str, MarkerInfo]:

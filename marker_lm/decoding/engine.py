@@ -28,7 +28,8 @@ class Result:
       pinned: the categories of `markers` that were given by the user.
       probability: category -> probability of its value (1 for pinned ones).
       tokens: ids of the answer, without eos.
-      finished: whether the answer ended by itself, and not at `max_tokens`.
+      finished: whether the answer ended by itself, and not at `max_tokens` or because the model's
+        length was full; a long prompt and list may leave no room for an answer at all.
     """
 
     text: str
@@ -250,6 +251,9 @@ def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
 def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
     """Samples answers token by token until every row has ended or `max_tokens` is reached.
 
+    A row also ends when the model has read `config.max_len` tokens, as in training, where the token
+    after those is only ever a target.
+
     Args:
       config, eos: of the model; `eos` ends a row.
       size: ids from here on are reserved for markers and are never sampled.
@@ -276,10 +280,11 @@ def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sam
         token_B = sample(jnp.where(text_V, logits_BxV, -jnp.inf), keys, sampling)
         tokens_BxT = tokens_BxT.at[:, t].set(jnp.where(done_B, 0, token_B))
         length_B = length_B + ~done_B
-        done_B = done_B | (token_B == eos)
+        done_B = done_B | (token_B == eos) | (cache.length >= config.max_len)
         logits_BxV, cache = extend(config, params, cache, token_B[:, None], ~done_B[:, None])
         return t + 1, tokens_BxT, length_B, done_B, logits_BxV, cache
 
+    done_B = done_B | (cache.length > config.max_len)
     start = (0, tokens_BxT, jnp.zeros_like(done_B, jnp.int32), done_B, logits_BxV, cache)
     _, tokens_BxT, length_B, *_ = jax.lax.while_loop(going_on, step, start)
     return tokens_BxT, length_B

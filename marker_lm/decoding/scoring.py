@@ -82,14 +82,21 @@ class Scorer:
 
         Categories that stand before it in the list take the values in `given`, else the model's own
         likeliest ones. Each value is scored as the model would write it; the probabilities are
-        normalised over the closed set and sum to 1.
+        normalised over the closed set and sum to 1. A category that allows several values has none:
+        how likely a value is among others is a sum over all sets, too many to score.
 
         Raises:
-          MarkerError: the category is not closed, or the model doesn't write it.
+          MarkerError: the category is not closed, allows several values, or the model doesn't write
+            it.
         """
         engine, grammar = self.engine, self.engine.grammar
+        if category in grammar.several:
+            raise MarkerError(
+                f"'{category}' allows several values, so it has no posterior over single ones;"
+                f" decode with it asked for, which gives a set of values and its probability."
+            )
         if category not in grammar.values:
-            known = ", ".join(grammar.values)
+            known = ", ".join(c for c in grammar.values if c not in grammar.several)
             raise MarkerError(f"'{category}' has no posterior; closed categories are: {known}.")
         order = engine.layout.completion_side
         before = order[: order.index(category)]

@@ -19,15 +19,22 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     """The held-out rows of a config's tasks.
 
     The only lever that a program can check on any text without a language identifier is the format,
-    so that is what control is measured on, where the taxonomy has one.
+    so that is what control is measured on, where the taxonomy has one and it has one value.
 
     Raises:
-      SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks.
+      SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks or
+        that allows several values: a row would be of several strata.
     """
     taxonomy = load_taxonomy(config.taxonomy)
     category = config.eval.tail_category
     if category not in taxonomy.categories:
         raise SetupError(f"eval.tail_category={category!r} is not in taxonomy '{taxonomy.name}'.")
+    if taxonomy.categories[category].several:
+        single = [c for c in taxonomy.categories.values() if c.is_closed and not c.several]
+        raise SetupError(
+            f"eval.tail_category={category!r} allows several values, which tell no single stratum;"
+            f" choose one of {', '.join(c.name for c in single)}."
+        )
     counts = _training_counts(config, taxonomy)
     shares = _shares(counts[category])
     tail = [v for v, share in shares.items() if share < config.eval.tail_share]

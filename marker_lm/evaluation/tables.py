@@ -188,7 +188,10 @@ def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float |
 
 
 def inference(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
-    """Accuracy of inferred markers: what the prompt determines and what it leaves open, apart."""
+    """Accuracy of inferred markers: what the prompt determines and what it leaves open, apart.
+
+    Of a category that allows several values, right is the exact set.
+    """
     bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "inference"}
     rows = []
     for arm, modes in answers.items():
@@ -243,7 +246,10 @@ def asked_got(benchmark: Benchmark, answers, own, asked) -> dict[str, Any]:
 
 
 def inferred_confusion(benchmark: Benchmark, answers) -> dict[str, Any]:
-    """Closed category -> counts of true against inferred, where the prompt determines the value."""
+    """Closed category -> counts of true against inferred, where the prompt determines the value.
+
+    A category that allows several values has no such table: its sets are too many for one.
+    """
     tables = {}
     for category in _inferred(answers):
         pairs = [

@@ -56,6 +56,16 @@ def test_spans_of_a_task():
             assert one.prompt.dtype == one.completion.dtype == np.int32
 
 
+def test_several_values_are_one_span():
+    tokenizer, codec = ByteTokenizer(), Codec(ByteTokenizer())
+    tasks_of_row = ("List", "Answer")
+    rows = [Example(str(n), "p", "c", {"task": tasks_of_row, "words": n}, {}) for n in range(3)]
+    tasks.build_task("several", lambda split: rows, codec, tokenizer)
+    for one in tasks.spans("several"):
+        assert list(one.markers) == ["task", "words"]
+        assert tuple(one.markers["task"]) == codec.marker("task", tasks_of_row)
+
+
 def test_id_zero_does_not_end_a_span():
     tokenizer = ZeroTokenizer()
     row = Example("a", "zazz", "bzb z", {"lang": "en"}, {})

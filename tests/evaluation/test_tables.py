@@ -1,5 +1,7 @@
 """The tables of the report, worked out by hand."""
 
+import dataclasses
+
 import pytest
 
 from marker_lm.evaluation import tables
@@ -150,6 +152,17 @@ def test_inference_apart_by_what_the_prompt_determines():
     bars = {(r["category"], r["where"], r["stratum"]): r["bar"] for r in rows}
     assert bars["lang", "prompt determines it", "all"] == 0.8
     assert bars["lang", "prompt determines it", "head"] is None
+
+
+def test_a_set_of_values_is_right_as_a_whole():
+    items = [
+        dataclasses.replace(one, markers=one.markers | {"topics": ("law", "news")})
+        for one in (item("a", "de", determined=None), item("b", "en", determined=None))
+    ]
+    inferred = [answer("", topics=("law", "news")), answer("", topics=("law",))]
+    rows = tables.inference(benchmark(items), {"markers": {"inferred": inferred}})
+    assert pick(rows, "accuracy", category="topics", stratum="all") == (2, 0.5)
+    assert "topics" not in tables.inferred_confusion(benchmark(items), inferred)
 
 
 def test_inference_where_nobody_knows_what_is_determined():
