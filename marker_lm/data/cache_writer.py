@@ -108,7 +108,7 @@ class CacheWriter:
         wanted = {shard["file"] for shard in manifest["shards"]}
         for path in self.work.iterdir():
             if path.name not in wanted:
-                path.unlink()
+                path.rmtree() if path.is_dir() else path.unlink()
         with _put(self.work / "index.npz") as file, file.open("wb") as out:
             np.savez(out, **index.columns())
         with _put(self.work / "manifest.json") as file:

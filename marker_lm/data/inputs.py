@@ -37,8 +37,13 @@ def examples(
     """The checked rows of one task and split, cut to `data.share` of them by a hash of the id."""
     read = _tfds_examples if config.data.tasks[task].get("tfds") else _file_examples
     for example in read(config, task, split, taxonomy, rejects):
-        if hash_ids([example.id])[0] / 2**64 < config.data.share:
+        if in_share(example.id, config.data.share):
             yield example
+
+
+def in_share(name: str, share: float) -> bool:
+    """Whether the row of this id is in a share of all rows."""
+    return hash_ids([name])[0] / 2**64 < share
 
 
 def _file_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:

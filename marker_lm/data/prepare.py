@@ -4,24 +4,29 @@ import contextlib
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.data.cache import CacheError, is_remote, read_manifest
-from marker_lm.data.cache_writer import CacheWriter
+from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
 from marker_lm.data.example import Example
 from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
-from marker_lm.data.shards import Block, ShardJob, blocks, write_shards
+from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 
 
-def prepare(config: ConfigDict, folder: epath.PathLike, log: Callable[[str], None] = print) -> dict:
+def prepare(
+    config: ConfigDict,
+    folder: epath.PathLike,
+    log: Callable[[str], None] = print,
+    beam: Sequence[str] | None = None,
+) -> dict:
     """Writes `folder/{tokenizer,train,heldout}`, or finds that they are there already.
 
     Work that was broken off goes on where it stopped, and ends with the same bytes.
@@ -30,6 +35,7 @@ def prepare(config: ConfigDict, folder: epath.PathLike, log: Callable[[str], Non
       config: its `taxonomy`, `template` and `data` sections say what to do.
       folder: local or gs://.
       log: takes lines for people.
+      beam: options of an Apache Beam runner that does the work; None does it here.
 
     Returns:
       split -> manifest of its cache.
@@ -46,7 +52,7 @@ def prepare(config: ConfigDict, folder: epath.PathLike, log: Callable[[str], Non
     if not all(found.values()):
         with _alone(folder, log):  # another process may have prepared it while this one waited
             if not all(_prepared(folder / s, key) for s in splits):
-                return _prepare_splits(config, folder, splits, taxonomy, files, key, log)
+                return _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam)
         found = {s: read_manifest(folder / s) for s in splits}
     log(f"{folder} is prepared already for this config.")
     return found
@@ -61,7 +67,7 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
     return manifest if manifest.get("key") == key else None
 
 
-def _prepare_splits(config, folder, splits, taxonomy, files, key, log) -> dict:
+def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
     tokenizer = make_tokenizer(config, taxonomy, folder, key, log)
     facts = {
         "key": key,
@@ -71,7 +77,9 @@ def _prepare_splits(config, folder, splits, taxonomy, files, key, log) -> dict:
         "tokenizer_hash": tokenizer.hash,
         "files": files,
     }
-    return {s: _prepare_split(config, folder, s, taxonomy, tokenizer, facts, log) for s in splits}
+    return {
+        s: _prepare_split(config, folder, s, taxonomy, tokenizer, facts, log, beam) for s in splits
+    }
 
 
 @contextlib.contextmanager
@@ -140,16 +148,41 @@ def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Exam
             yield from examples(config, task, "train", taxonomy, rejects)
 
 
-def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log) -> dict:
+def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam) -> dict:
     before = _prepared(folder / split, facts["key"])
     if before is not None and before["tokenizer_hash"] == tokenizer.hash:
         return before
     path = folder / f"rejects.{split}.jsonl"
     names = [name for name, task in config.data.tasks.items() if task[split]]
-    counts = dict.fromkeys(names, 0)
     rejects = Rejects(path, max_share=config.data.max_reject_share)
+    writer = CacheWriter(
+        os.fspath(folder / split), f"{facts['key']}-{tokenizer.hash}", tuple(taxonomy.categories)
+    )
+    job = ShardJob(writer, taxonomy, config.template, tokenizer)
+    with rejects:  # its end may refuse the rows: before the cache gets its name
+        if beam is None:
+            shards, counts = _write_here(config, names, split, taxonomy, rejects, job, log)
+        else:
+            from marker_lm.data.beam import write_shards_with_beam
 
-    def found() -> Iterator[Block]:
+            shards, counts = write_shards_with_beam(
+                job, config, split, rejects, ROWS_PER_SHARD, beam
+            )
+    rates = _mixture_rates(config, names, job)
+    tasks = [{"name": name, "rows": counts[name], "rate": rates[name]} for name in names]
+    # Rows are met in another order by a Beam job; equal counts stand in the order of their names.
+    for name in ("kinds", "left_out", "untrusted"):
+        setattr(rejects, name, Counter(dict(sorted(getattr(rejects, name).items()))))
+    manifest = writer.finish(shards, {**facts, "tasks": tasks, "rejects": rejects.summary()})
+    report_split(manifest, split, folder, log)
+    return manifest
+
+
+def _write_here(config, names, split, taxonomy, rejects, job, log) -> tuple[int, dict[str, int]]:
+    """Writes all shards of a split by processes of this machine: their count, rows of each task."""
+    counts = dict.fromkeys(names, 0)
+
+    def found() -> Iterator[ShardRows]:
         first = 0
         for name in names:
             for block in blocks(name, examples(config, name, split, taxonomy, rejects), first):
@@ -157,17 +190,7 @@ def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log) -> di
                 counts[name] += len(block.examples)
                 yield block
 
-    writer = CacheWriter(
-        os.fspath(folder / split), f"{facts['key']}-{tokenizer.hash}", tuple(taxonomy.categories)
-    )
-    job = ShardJob(writer, taxonomy, config.template, tokenizer)
-    with rejects:  # its end may refuse the rows: before the cache gets its name
-        shards = write_shards(job, found(), config.data.workers, log, split)
-    rates = _mixture_rates(config, names, job)
-    tasks = [{"name": name, "rows": counts[name], "rate": rates[name]} for name in names]
-    manifest = writer.finish(shards, {**facts, "tasks": tasks, "rejects": rejects.summary()})
-    report_split(manifest, split, folder, log)
-    return manifest
+    return write_shards(job, found(), config.data.workers, log, split), counts
 
 
 def _mixture_rates(config: ConfigDict, names: list[str], job: ShardJob) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,10 +19,11 @@ from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy
 
 _SECONDS = 10.0  # between two lines of progress
+_registry = threading.Lock()  # a process has one registry of tasks; a Beam worker has many threads
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class ShardRows:
     """The rows of one shard: consecutive rows of one task."""
 
     number: int
@@ -45,26 +47,28 @@ class ShardJob:
         codec = MarkerCodec(self.taxonomy, self.template, self.tokenizer)
         build_task(task, lambda split: examples, codec, self.tokenizer)
 
-    def write(self, block: Block) -> None:
+    def write(self, block: ShardRows) -> None:
         """Tokenizes a block with its SeqIO task and writes its shard."""
         from marker_lm.data.tasks import spans
 
-        self.register(block.task, block.examples)
-        self.writer.write_shard(block.number, list(spans(block.task)))
+        with _registry:
+            self.register(block.task, block.examples)
+            rows = list(spans(block.task))
+        self.writer.write_shard(block.number, rows)
 
 
 def blocks(task: str, examples: Iterable[Example], first: int, rows: int = ROWS_PER_SHARD):
-    """Blocks of a task, numbered from `first`; the last one may be shorter. Yields Block."""
+    """Blocks of a task, numbered from `first`; the last one may be shorter. Yields ShardRows."""
     found = iter(examples)
     for number in itertools.count(first):
         block = list(itertools.islice(found, rows))
         if not block:
             return
-        yield Block(number, task, block)
+        yield ShardRows(number, task, block)
 
 
 def write_shards(
-    job: ShardJob, found: Iterable[Block], workers: int, log: Callable[[str], None], title: str
+    job: ShardJob, found: Iterable[ShardRows], workers: int, log: Callable[[str], None], title: str
 ) -> int:
     """Writes the shard of every block that has none yet; returns how many blocks there are.
 
@@ -77,7 +81,7 @@ def write_shards(
     count = kept = rows = 0
     began = shown = time.monotonic()
 
-    def missing() -> Iterator[Block]:
+    def missing() -> Iterator[ShardRows]:
         nonlocal count, kept, rows, shown
         for block in found:
             count += 1
@@ -103,7 +107,7 @@ def write_shards(
     return count
 
 
-def _write_in_processes(job: ShardJob, to_write: Iterable[Block], workers: int) -> None:
+def _write_in_processes(job: ShardJob, to_write: Iterable[ShardRows], workers: int) -> None:
     # A fork would copy the locks of threads that TensorFlow has started.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context)
