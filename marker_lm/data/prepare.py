@@ -68,7 +68,7 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
 
 
 def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
-    tokenizer = make_tokenizer(config, taxonomy, folder, key, log)
+    tokenizer = make_tokenizer(config, taxonomy, folder, log, key)
     facts = {
         "key": key,
         "taxonomy": taxonomy.to_dict(),
@@ -99,16 +99,16 @@ def _alone(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def make_tokenizer(
-    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, key: str, log: Callable
+    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, log: Callable, key: str = ""
 ) -> Tokenizer:
     """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
 
-    One that was trained for the same key is taken from `folder`.
+    One that was trained for the same `key` before is taken from `folder`.
     """
     made_for = folder / "tokenizer" / "key"
     if config.data.tokenizer != "train":
         tokenizer = load_tokenizer(config.data.tokenizer)
-    elif made_for.exists() and made_for.read_text() == key:
+    elif key and made_for.exists() and made_for.read_text() == key:
         return load_tokenizer(folder / "tokenizer")
     else:
         log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")

@@ -19,6 +19,7 @@ from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy
 
 _SECONDS = 10.0  # between two lines of progress
+_being_written: dict[str, Sequence[Example]] = {}  # task -> its rows
 _registry = threading.Lock()  # a process has one registry of tasks; a Beam worker has many threads
 
 
@@ -40,20 +41,25 @@ class ShardJob:
     template: str
     tokenizer: Tokenizer
 
-    def register(self, task: str, examples: Sequence[Example] = ()) -> None:
-        """Registers the SeqIO task of this name, which gives these examples."""
+    def register(self, task: str) -> None:
+        """Registers the SeqIO task of this name, which gives the rows that are being written."""
         from marker_lm.data.tasks import build_task
 
         codec = MarkerCodec(self.taxonomy, self.template, self.tokenizer)
-        build_task(task, lambda split: examples, codec, self.tokenizer)
+        build_task(task, lambda split: _being_written.get(task, ()), codec, self.tokenizer)
 
     def write(self, block: ShardRows) -> None:
         """Tokenizes a block with its SeqIO task and writes its shard."""
         from marker_lm.data.tasks import spans
 
         with _registry:
-            self.register(block.task, block.examples)
-            rows = list(spans(block.task))
+            # TensorFlow never lets go of a function that it was given, so no function holds rows.
+            _being_written[block.task] = block.examples
+            try:
+                self.register(block.task)
+                rows = list(spans(block.task))
+            finally:
+                del _being_written[block.task]
         self.writer.write_shard(block.number, rows)
 
 

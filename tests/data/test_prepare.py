@@ -1,5 +1,6 @@
 """Rows become caches, once; what changed is noticed."""
 
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from marker_lm.data import inputs as inputs_module
 from marker_lm.data import shards as shards_module
 from marker_lm.data.cache import Cache, CacheError, read_manifest
 from marker_lm.data.cache_writer import CacheWriter
+from marker_lm.data.example import Example
 from marker_lm.data.inputs import data_key
 from marker_lm.data.prepare import check_cache, prepare, tokenizer_texts
 from marker_lm.data.setup import SetupError
@@ -317,6 +319,16 @@ def test_shards_of_other_rows_are_not_gone_on_with(folder, monkeypatch):
     assert not (folder / "prepared" / ".train.partial").exists()
     names = {path.name for path in (folder / "prepared" / "train").iterdir()}
     assert names == {"manifest.json", "index.npz", *(f"spans-0000{i}.array_record" for i in "012")}
+
+
+def test_rows_that_are_written_are_let_go(folder, monkeypatch):
+    """TensorFlow keeps every function that it is given: none of them may hold rows."""
+    small_shards(monkeypatch)
+    config = tiny_config(folder).unlock()
+    config.data.workers = 1
+    run(config)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Example)]
 
 
 @pytest.mark.slow
