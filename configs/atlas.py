@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
     c.model.update(dtype="float32", scan=False)
     c.train.update(length=256, batch=8, epochs=1, warmup_steps=30, optimizer="muon")
     c.train.update(learning_rate=1e-2, final_learning_rate=1e-4, weight_decay=0.01)
-    c.train.update(eval_every=150, save_every=200, loss_blocks=1)
+    c.train.update(eval_every=150, save_every=200, loss_blocks=8)
     c.decode.update(batch=64, max_tokens=200)
     c.eval.rows = 200
     return c.lock()

@@ -93,7 +93,7 @@ def get_config(arg: str = "") -> ConfigDict:
     t.loss_weights = ConfigDict(
         {"prompt": 0.0, "prompt_markers": 0.0, "completion_markers": 1.0, "completion": 1.0}
     )
-    t.loss_blocks = 8  # the length is cut into so many pieces for the vocabulary's logits
+    t.loss_blocks = 16  # a device's tokens are cut into so many pieces for the vocabulary's logits
     t.log_every = 10  # steps
     t.eval_every = 200  # steps; 0 never
     t.eval_batches = 20  # at most

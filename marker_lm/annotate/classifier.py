@@ -1,7 +1,6 @@
 """Markers from an offline classifier that learns them from the rows that have them already."""
 
 import dataclasses
-import difflib
 import heapq
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from marker_lm.annotate.fitted_classifier import (
     load,
     shorten,
 )
+from marker_lm.annotate.settings import settings_from
 from marker_lm.annotate.text_model import TextModel, fit
 from marker_lm.data.example import Example
 from marker_lm.markers.category import MarkerError
@@ -71,16 +71,10 @@ def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> Learner | Annotator:
         save: ""  # folder to save what was learned to, local or gs://
         load: ""  # folder of a saved one, which then is not learned anew
 
-    With `load` it is an Annotator and not a Learner. Raises ClassifierError for a bad section or
-    folder, MarkerError for a category that can't be learned.
+    With `load` it is an Annotator and not a Learner. Raises SettingsError or ClassifierError for
+    a bad section or folder, MarkerError for a category that can't be learned.
     """
-    names = [field.name for field in dataclasses.fields(ClassifierConfig)]
-    for key in config:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-            raise ClassifierError(f"the section classifier has no key '{key}'; {hint}")
-    settings = ClassifierConfig(**{**config, "categories": tuple(config.get("categories", ()))})
+    settings = settings_from(ClassifierConfig, config, "classifier")
     categories = [taxonomy.category(name) for name in settings.categories] or [
         category for category in taxonomy.categories.values() if category.type == "closed"
     ]
@@ -100,8 +94,8 @@ class ClassifierLearner:
     """Gathers labelled rows of each category; a Learner.
 
     Of the labelled rows, those with the smallest hashes of their ids are kept: a random sample of
-    bounded size that does not depend on the order or the partition of the rows. Of a category with
-    several values a row counts for its first one.
+    bounded size that does not depend on the order or the partition of the rows. Rows with several
+    values of a category are counted but not learned from: the classifier finds one value.
     """
 
     name = "classifier"
@@ -109,7 +103,8 @@ class ClassifierLearner:
     def __init__(self, settings: ClassifierConfig, describes: Mapping[str, str]):
         self.settings = settings
         self.categories = tuple(describes)
-        self.labelled: Counter[str] = Counter()  # category -> rows seen that have it
+        self.labelled: Counter[str] = Counter()  # category -> rows seen that have one value of it
+        self.several: Counter[str] = Counter()  # category -> rows seen that have several
         self._describes = dict(describes)
         # Heaps of (-hash, id, text, label): the first is the one to go.
         self._samples: dict[str, list[tuple]] = {name: [] for name in describes}
@@ -121,6 +116,12 @@ class ClassifierLearner:
         key = -int(hash_ids([example.id])[0])
         texts: dict[str, str] = {}
         for name in labelled:
+            label = example.markers[name]
+            if isinstance(label, tuple):
+                if len(label) > 1:
+                    self.several[name] += 1
+                    continue
+                (label,) = label
             self.labelled[name] += 1
             sample = self._samples[name]
             if len(sample) == self.settings.rows and key < sample[0][0]:
@@ -128,12 +129,11 @@ class ClassifierLearner:
             part = self._describes[name]
             if part not in texts:
                 texts[part] = shorten(getattr(example, part), self.settings.max_chars)
-            label = example.markers[name]
-            label = label[0] if isinstance(label, tuple) else label
             self._keep(sample, (key, example.id, texts[part], label))
 
     def merge(self, other: "ClassifierLearner") -> None:
         self.labelled.update(other.labelled)
+        self.several.update(other.several)
         for name, sample in self._samples.items():
             for row in other._samples[name]:
                 self._keep(sample, row)
@@ -144,6 +144,7 @@ class ClassifierLearner:
         for name, sample in self._samples.items():
             model, facts[name] = self._learn(sorted(sample, reverse=True))
             facts[name]["labelled_rows"] = self.labelled[name]
+            facts[name]["rows_with_several"] = self.several[name]
             if model is not None:
                 models[name] = model
             print(_sentence(name, facts[name]), file=sys.stderr)
@@ -179,6 +180,8 @@ def _sentence(name: str, facts: Mapping[str, Any]) -> str:
     """What was learned of a category, for people."""
     rare = sum(facts["rare_values"].values())
     left = f"; {len(facts['rare_values'])} rare values ({rare} rows) left out" if rare else ""
+    if facts["rows_with_several"]:
+        left += f"; {facts['rows_with_several']} rows with several values left out"
     if "accuracy" not in facts:
         return (
             f"classifier: {name} is not learned, {facts['values']} values have rows enough, of "

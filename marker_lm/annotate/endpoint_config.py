@@ -1,10 +1,11 @@
 """Settings of an endpoint, checked."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from marker_lm.annotate.settings import settings_from
 
 
 class EndpointError(ValueError):
@@ -34,8 +35,8 @@ class EndpointConfig:
     body: further fields of every request, such as {'reasoning_effort': 'low'}; None removes one
     """
 
-    url: str
-    model: str
+    url: str = ""
+    model: str = ""
     key_env: str = ""
     cache: str = ""
     concurrency: int = 8
@@ -51,7 +52,7 @@ class EndpointConfig:
     body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not str(self.url).startswith(("http://", "https://")):
+        if not self.url.startswith(("http://", "https://")):
             raise EndpointError(
                 f"endpoint.url is {self.url!r}; give the base of an OpenAI-compatible API, "
                 "such as 'http://127.0.0.1:8000/v1'"
@@ -76,12 +77,7 @@ class EndpointConfig:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "EndpointConfig":
-        """From a plain mapping; EndpointError for an unknown key or one that is missing."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        for key in config:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-                raise EndpointError(f"the endpoint has no key '{key}'; {hint}")
-        return cls(**{"url": "", "model": "", **config})
+    def from_config(cls, config: Mapping[str, Any], section: str = "endpoint") -> "EndpointConfig":
+        """From a plain mapping. Raises SettingsError for an unknown key or a value of another type,
+        EndpointError for a value that can't be used."""
+        return settings_from(cls, config, section)

@@ -59,7 +59,7 @@ class Settings:
             codes = [given] if isinstance(given, str) else given
             if not isinstance(codes, list | tuple) or not all(isinstance(c, str) for c in codes):
                 raise SettingsError(
-                    f"lang: codes has {given!r} for {value!r}; give an ISO 639 code or a list of them"
+                    f"lang: codes has {given!r} for {value!r}; give an ISO 639 code or several"
                 )
 
 

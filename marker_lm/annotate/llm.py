@@ -5,7 +5,6 @@ definition mostly the prompt alone, chooses among the taxonomy's values, and may
 """
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from marker_lm.annotate.annotator import Found
 from marker_lm.annotate.endpoint import Answer, Endpoint
 from marker_lm.annotate.endpoint_config import EndpointConfig, EndpointError, RefusedError
 from marker_lm.annotate.ledger import NANO
+from marker_lm.annotate.settings import settings_from
 from marker_lm.data.example import Example
 from marker_lm.markers.category import Category, MarkerError
 from marker_lm.markers.taxonomy import Taxonomy
@@ -27,7 +27,7 @@ _REFUSED_FIRST = 20  # refusals without a single answer mean that the requests a
 class LlmConfig:
     """How to ask; see `make`."""
 
-    endpoint: EndpointConfig
+    endpoint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     categories: tuple[str, ...] = ()
     one_call: bool = True
     structured: str = "schema"
@@ -74,18 +74,12 @@ def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> "LlmAnnotator":
         confidence: 0.8  # where the endpoint gives no log-probabilities
         threshold: 0.0  # markers under this confidence are left out
 
-    Raises EndpointError for a bad section, MarkerError for a category that can't be asked for.
+    Raises SettingsError or EndpointError for a bad section, MarkerError for a category that can't
+    be asked for.
     """
-    names = [field.name for field in dataclasses.fields(LlmConfig)]
-    for key in config:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-            raise EndpointError(f"the section llm has no key '{key}'; {hint}")
-    endpoint = EndpointConfig.from_config(config.get("endpoint", {}))
-    asked = tuple(config.get("categories", ()))
-    settings = LlmConfig(**{**config, "endpoint": endpoint, "categories": asked})
-    categories = [taxonomy.category(name) for name in asked] or [
+    settings = settings_from(LlmConfig, config, "llm")
+    endpoint = EndpointConfig.from_config(settings.endpoint, "llm.endpoint")
+    categories = [taxonomy.category(name) for name in settings.categories] or [
         category
         for category in taxonomy.categories.values()
         if category.type == "closed" and category.origin == "classified"
@@ -96,7 +90,7 @@ def make(config: Mapping[str, Any], taxonomy: Taxonomy) -> "LlmAnnotator":
                 f"llm.categories names {category.name!r} of type {category.type!r}; "
                 "a model is asked for closed categories only, take it out"
             )
-    return LlmAnnotator(settings, tuple(categories))
+    return LlmAnnotator(settings, endpoint, tuple(categories))
 
 
 class LlmAnnotator:
@@ -113,12 +107,15 @@ class LlmAnnotator:
 
     name = "llm"
 
-    def __init__(self, settings: LlmConfig, categories: tuple[Category, ...]):
+    def __init__(
+        self, settings: LlmConfig, endpoint: EndpointConfig, categories: tuple[Category, ...]
+    ):
         self.settings = settings
         self.categories = tuple(category.name for category in categories)
         self.counts: Counter[str] = Counter()
         self._categories = categories
         self._answered = False
+        self._endpoint_config = endpoint
         self._endpoint: Endpoint | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +125,7 @@ class LlmAnnotator:
     def endpoint(self) -> Endpoint:
         """The open endpoint, which other questions may be put to as well."""
         if self._endpoint is None:
-            self._endpoint = Endpoint(self.settings.endpoint)
+            self._endpoint = Endpoint(self._endpoint_config)
         return self._endpoint
 
     def close(self) -> None:
@@ -166,7 +163,7 @@ class LlmAnnotator:
         """Counts and cost for a manifest; the cost is that of all in the cache file."""
         answers, spent = self.endpoint.ledger.totals()
         return {
-            "model": self.settings.endpoint.model,
+            "model": self._endpoint_config.model,
             "requests": self.endpoint.sent,
             "answers_kept": answers,
             "spent": spent / NANO,

@@ -40,7 +40,7 @@ def messages(categories: Sequence[Category], subject: str, text: str) -> list[di
         "",
     ]
     for category in categories:
-        several = " Several values may hold: give a list." if _several(category) else ""
+        several = " Several values may hold: give a list." if category.several else ""
         lines.append(f"Category {category.name}: {category.definition}{several}")
         lines += [f"- {value}: {definition}" for value, definition in category.values.items()]
         lines.append("")
@@ -75,7 +75,7 @@ def response_format(categories: Sequence[Category]) -> dict[str, Any]:
     properties = {}
     for category in categories:
         one = {"type": "string", "enum": choices(category)}
-        properties[category.name] = {"type": "array", "items": one} if _several(category) else one
+        properties[category.name] = {"type": "array", "items": one} if category.several else one
     schema = {
         "type": "object",
         "properties": properties,
@@ -106,13 +106,13 @@ def read_values(text: str, categories: Iterable[Category]) -> dict[str, Any]:
         answer = found[key]
         parts = answer if isinstance(answer, list) else [] if answer is None else [answer]
         values = [_match(part, choices(category)) for part in parts]
-        if None in values or (len(values) > 1 and not _several(category)):
+        if None in values or (len(values) > 1 and not category.several):
             continue
         values = [value for value in values if value in category.values]
         if not values:
             read[category.name] = None
         else:
-            read[category.name] = category.check(values if _several(category) else values[0])
+            read[category.name] = category.check(values if category.several else values[0])
     return read
 
 
@@ -135,10 +135,6 @@ def value_probability(text: str, logprobs: Sequence[tuple[str, float]], name: st
             total += logprob
         at += len(token)
     return min(1.0, math.exp(total))
-
-
-def _several(category: Category) -> bool:
-    return getattr(category, "several", False)
 
 
 def _match(word: Any, names: Iterable[str]) -> str | None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import SGDClassifier
 
 # Scripts that put no blanks between words, from Thai to Han: each of their letters is a word here.
 _NO_BLANKS = "\u0e00-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -36,8 +39,6 @@ class TextModel:
 
 def hashed_words(texts: Sequence[str], n_features: int):
     """Sparse float32[N, F] of unit rows: counts of hashed words and pairs of words."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
     vectorizer = HashingVectorizer(
         token_pattern=_WORD,
         ngram_range=(1, 2),
@@ -126,8 +127,6 @@ def best_temperature(logits_NxK: np.ndarray, label_N: np.ndarray) -> tuple[float
     A share of 1 / (N + 2) of each label is spread over all values, as in Platt's scaling (1999):
     else N rows without a fault would make the confidence of any text 1.
     """
-    from scipy.optimize import minimize_scalar
-
     n, k = logits_NxK.shape
     target_NxK = np.full((n, k), 1 / (n + 2) / k)
     target_NxK[np.arange(n), label_N] += 1 - 1 / (n + 2)
@@ -160,8 +159,6 @@ def _train(
     x_NxF, label_N: np.ndarray, epochs: int, regularization: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(weights_FxK, bias_K): one logistic regression for each value against all others."""
-    from sklearn.linear_model import SGDClassifier
-
     # Stochastic descent on one thread: no sum depends on the number of cores.
     regression = SGDClassifier(
         loss="log_loss", alpha=regularization, max_iter=epochs, tol=None, random_state=0

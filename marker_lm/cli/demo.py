@@ -72,7 +72,8 @@ def arm_config(args, arm: str, atlas: epath.Path, workdir: epath.Path):
     config = load_config(f"{args.config}:{arm}", args.overrides).unlock()
     task = {
         "train": str(atlas / "train.jsonl"),
-        "heldout": str(atlas / "heldout.jsonl"),
+        # For the learning curve; the report is about rows that nothing was chosen by.
+        "heldout": str(atlas / "dev.jsonl"),
         "rate": 1.0,
     }
     config.data.tasks = {"atlas": task}

@@ -14,7 +14,7 @@ from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
 from marker_lm.decoding.sampling import Sampling, sample
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.transformer import Transformer, head_logits
+from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
 
@@ -245,7 +245,7 @@ def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
     )
     last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
     hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
-    return head_logits(params, config, hidden_BxD), cache
+    return head_logits(head_table(params, config), config, hidden_BxD), cache
 
 
 def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):

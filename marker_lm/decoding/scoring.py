@@ -5,6 +5,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
@@ -156,4 +157,5 @@ class Scorer:
 
 
 def _batch_nll(config, blocks, params, batch):
-    return batch_nll(params, config, batch, blocks)
+    wanted_BxL = batch["segment_ids"] != 0
+    return batch_nll(params, config, batch, jnp.zeros(wanted_BxL.shape), wanted_BxL, blocks)[1]

@@ -5,6 +5,7 @@ import json
 import pickle
 import random
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 from marker_lm.annotate.annotator import Annotator, Learner
 from marker_lm.annotate.classifier import make
 from marker_lm.annotate.fitted_classifier import ClassifierError, load
+from marker_lm.annotate.settings import SettingsError
 from marker_lm.data.example import Example
 from marker_lm.evaluation.statistics import expected_calibration_error
-from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
+from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from tests.data.small import shared_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,13 +138,33 @@ def test_rare_values_and_empty_categories_are_not_learned_but_said(capsys):
     assert annotator.models["domain"].values == tuple(sorted(WORDS))
     facts = annotator.facts()
     assert facts["domain"]["rare_values"] == {"Sciences": 9} and facts["domain"]["rows"] == 300
-    assert facts["task"] == {"values": 0, "rare_values": {}, "labelled_rows": 0}
+    assert facts["task"] == {
+        "values": 0,
+        "rare_values": {},
+        "labelled_rows": 0,
+        "rows_with_several": 0,
+    }
     assert annotator.categories == ("domain", "task", "format")
     said = capsys.readouterr().err
     assert "1 rare values (9 rows) left out" in said
     assert "task is not learned, 0 values have rows enough, of 0 labelled rows" in said
     alone = [Example(f"m{i}", "x", "c", {"domain": "Math"}, {}) for i in range(50)]
     assert learner(alone).finish().annotate(hidden(alone)) == [{}] * 50
+
+
+def test_rows_with_several_values_are_counted_and_left_out(capsys):
+    domain = replace(PAPER.category("domain"), several=True)
+    made = make(SMALL, Taxonomy("several", {"domain": domain}))
+    for i, one in enumerate(rows()):
+        more = ["Code"] if i % 3 == 0 else []
+        made.add(replace(one, markers={"domain": domain.check([one.markers["domain"], *more])}))
+    annotator = made.finish()
+    facts = annotator.facts()["domain"]
+    assert (facts["rows"], facts["labelled_rows"], facts["rows_with_several"]) == (200, 200, 100)
+    assert "; 100 rows with several values left out" in capsys.readouterr().err
+    test = rows(50, seed=1)
+    found = [one["domain"].value for one in annotator.annotate(hidden(test))]
+    assert found == [one.markers["domain"] for one in test]
 
 
 def test_saved_and_loaded(tmp_path):
@@ -178,7 +200,7 @@ def test_damaged_missing_and_strange_folders(tmp_path):
 @pytest.mark.parametrize(
     ("section", "error", "says"),
     [
-        ({"treshold": 0.5}, ClassifierError, "no key 'treshold'; did you mean 'threshold'"),
+        ({"treshold": 0.5}, SettingsError, "there is no key 'treshold'; did you mean 'threshold'"),
         ({"threshold": 1.5}, ClassifierError, "threshold is 1.5"),
         ({"rows": 0}, ClassifierError, "rows is 0; it must be 1 or more"),
         ({"min_rows": 3}, ClassifierError, "min_rows is 3; it must be 5 or more, as many as folds"),

@@ -276,11 +276,11 @@ def test_a_shard_cut_short_is_written_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed(tmp_path):
-    file = write_rows(tmp_path / "rows.jsonl", make_rows(40_000))
-    plan = make_plan(make_config(tmp_path, file, workers=2, shard_rows=2000))
+    file = write_rows(tmp_path / "rows.jsonl", make_rows(12_000))
+    plan = make_plan(make_config(tmp_path, file, workers=2, shard_rows=600))
 
     def kill():
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if len(list((tmp_path / "out").glob("rows/*.jsonl"))) >= 2:
                 multiprocessing.active_children()[0].kill()
@@ -293,4 +293,4 @@ def test_a_worker_that_is_killed(tmp_path):
         annotate_files(plan, tmp_path / "out")
     killer.join()
     nothing_half(tmp_path / "out")
-    assert annotate_files(plan, tmp_path / "out")["rows"] == 40_000
+    assert annotate_files(plan, tmp_path / "out")["rows"] == 12_000

@@ -11,6 +11,7 @@ from marker_lm.annotate.endpoint import Endpoint, request_key
 from marker_lm.annotate.endpoint_config import EndpointConfig, EndpointError, RefusedError
 from marker_lm.annotate.exchange import seconds_to_wait
 from marker_lm.annotate.ledger import NANO, BudgetError, LedgerError
+from marker_lm.annotate.settings import SettingsError
 from tests.annotate.server import DROP, Reply, asked, chat, question, serving
 
 QUICK = {"model": "m", "backoff": 0.01, "timeout": 5.0}
@@ -284,7 +285,6 @@ def test_a_budget_needs_an_end_of_answers():
     [
         ({"url": "localhost:8000"}, "endpoint.url is 'localhost:8000'.*http://"),
         ({"model": ""}, "endpoint.model is empty"),
-        ({"modle": "x"}, "no key 'modle'; did you mean 'model'"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"timeout": 0}, "timeout is 0"),
         ({"price_in": -1}, "price_in is -1"),
@@ -296,6 +296,13 @@ def test_a_budget_needs_an_end_of_answers():
 def test_bad_settings(config, says):
     with pytest.raises(EndpointError, match=says):
         EndpointConfig.from_config({"url": "http://x", "model": "m", **config})
+
+
+def test_unknown_settings():
+    with pytest.raises(SettingsError, match="judge: there is no key 'modle'; did you mean 'model'"):
+        EndpointConfig.from_config({"modle": "x"}, "judge")
+    with pytest.raises(SettingsError, match="concurrency is '8', a str"):
+        EndpointConfig.from_config({"concurrency": "8"})
 
 
 def test_a_file_that_is_no_cache_is_left_alone(tmp_path):

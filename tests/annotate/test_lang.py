@@ -152,7 +152,7 @@ def test_what_it_cannot_tell_is_listed():
         ({"threshold": "high"}, "lang: threshold is 'high', a str"),
         (
             {"codes": {"de": 5}},
-            "lang: codes has 5 for 'de'; give an ISO 639 code or a list of them",
+            "lang: codes has 5 for 'de'; give an ISO 639 code or several",
         ),
         ({"letters": True}, "lang: letters is True, a bool"),
     ],

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from marker_lm.annotate.annotator import Annotator, Found
 from marker_lm.annotate.endpoint_config import EndpointError
 from marker_lm.annotate.ledger import BudgetError
 from marker_lm.annotate.llm import make
+from marker_lm.annotate.settings import SettingsError
 from marker_lm.data.example import Example
-from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
+from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from tests.annotate.server import Reply, chat, serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,7 +238,11 @@ def test_killed_and_resumed(tmp_path):
     [
         ({}, EndpointError, "endpoint.url is ''"),
         ({"structured": "xml"}, EndpointError, "llm.structured is 'xml'.*schema, json, none"),
-        ({"max_char": 5}, EndpointError, "no key 'max_char'; did you mean 'max_chars'"),
+        (
+            {"max_char": 5},
+            SettingsError,
+            "llm: there is no key 'max_char'; did you mean 'max_chars'",
+        ),
         ({"max_chars": 0}, EndpointError, "max_chars is 0"),
         ({"threshold": 2}, EndpointError, "threshold is 2"),
         ({"categories": ("domian",)}, MarkerError, "did you mean 'domain'"),
@@ -247,6 +253,16 @@ def test_bad_sections(section, error, says):
     endpoint = {"url": "http://127.0.0.1:9/v1", "model": "m"} if section else {}
     with pytest.raises(error, match=says):
         make({"endpoint": endpoint, **section}, PAPER)
+
+
+def test_of_a_category_with_several_values_a_list_is_asked_for():
+    several = Taxonomy("several", {"domain": replace(PAPER.category("domain"), several=True)})
+    with serving(lambda *_: chat('{"domain": ["Math", "medical", "Unspecified"]}')) as server:
+        section = {"endpoint": {"url": server.url, "model": "m"}, "categories": ("domain",)}
+        (found,) = make(section, several).annotate([example("a")])
+        assert found["domain"].value == ("Medical", "Unspecified", "Math")
+        schema = server.requests[0]["response_format"]["json_schema"]["schema"]
+        assert schema["properties"]["domain"]["type"] == "array"
 
 
 def test_by_default_it_fills_what_is_classified():

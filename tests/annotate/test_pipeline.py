@@ -170,21 +170,21 @@ run(folder, folder / "rows.jsonl", "killed", shard_rows=200, workers=int(sys.arg
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on_and_writes_the_same(tmp_path, workers):
-    rows = make_rows(12_000)
-    rows[9_000]["id"] = "row-3"  # a repeated id is found across the kill
+    rows = make_rows(4_000)
+    rows[3_000]["id"] = "row-3"  # a repeated id is found across the kill
     file = write_rows(tmp_path / "rows.jsonl", rows)
     whole, expected = run(tmp_path, file, "whole", shard_rows=200)
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(workers)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(killed.glob("rows/*.jsonl"))) < 3 and time.monotonic() < deadline:
         assert process.poll() is None, "it has ended before it could be killed"
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = shards(killed)
-    assert 3 <= len(before) < 60 and not (killed / "manifest.json").exists()
+    assert 3 <= len(before) < 20 and not (killed / "manifest.json").exists()
     assert all(data == shards(whole)[name] for name, data in before.items()), "only whole shards"
     stamps = {name: (killed / "rows" / name).stat().st_mtime_ns for name in sorted(before)[:-1]}
     _, manifest = run(tmp_path, file, "killed", shard_rows=200)

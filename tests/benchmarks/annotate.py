@@ -101,13 +101,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "config.py").write_text(CONFIG)
-        for rows in (args.rows, args.rows * args.times):
+        used = []
+        for rows in (2_000, args.rows, args.rows * args.times):
             seconds, cpu, most = measure(folder, rows, args.workers)
             print(
                 f"{rows:<10} {seconds:8.1f} {rows / seconds:7.0f} {cpu:6.1f}"
                 f" {1e6 * cpu / rows:11.0f} {most / 2**20:8.0f} MiB",
                 flush=True,
             )
+            used.append((rows, cpu))
+        start, few, many = used
+        a_row = (many[1] - few[1]) / (many[0] - few[0])
+        print(f"without the start of the program: {1e6 * a_row:.0f} us of CPU a row,")
+        print(f"{args.workers / a_row:.0f} rows/s on {args.workers} cores of their own,")
+        first = (few[1] - start[1]) / (few[0] - start[0])
+        print(f"a row costs {a_row / first:.2f} times as much as up to {few[0]} rows")
 
 
 if __name__ == "__main__":
