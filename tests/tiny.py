@@ -10,7 +10,7 @@ from configs import default
 from marker_lm.data.cache import Cache
 from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.example import parse_row
-from marker_lm.data.spans import Spans
+from marker_lm.data.spans import Spans, value_number
 from marker_lm.data.tokenizer import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
@@ -131,7 +131,7 @@ def make_spans(row: dict, codec: MarkerCodec) -> Spans:
         ids(ByteTokenizer().encode(example.completion)),
         {c: ids(codec.marker(c, value)) for c, value in example.markers.items()},
         {
-            c: list(codec.taxonomy.categories[c].values).index(value)
+            c: value_number(codec.taxonomy.categories[c], value)
             for c, value in example.markers.items()
             if codec.taxonomy.categories[c].is_closed
         },

@@ -15,6 +15,7 @@ from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
+from marker_lm.data.tokenizer import load_tokenizer
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -82,26 +83,25 @@ def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
         yield example
 
 
-def data_key(
-    config: ConfigDict, taxonomy: Taxonomy, tokenizer: str = "", files: dict | None = None
-) -> str:
+def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) -> str:
     """16 hex digits: a hash of all that the caches depend on.
 
-    That is the taxonomy, the template, the settings of the data, and every byte of the files; a
-    TFDS task counts by its name and split, so name its version there.
+    That is the taxonomy, the template, the settings of the data, the tokenizer where one is named,
+    and every byte of the files; a TFDS task counts by its name and split, so name its version.
 
     Args:
-      tokenizer: the hash of the one that is used; data.tokenizer names it where it is to be made.
       files: facts of the files, from `file_facts`; found anew when None.
     """
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
+    if data["tokenizer"] != "train":
+        data["tokenizer"] = load_tokenizer(data["tokenizer"]).hash
     hashes = [
-        [task_split, [[name, facts["hash"]] for name, facts in found.items()]]
-        for task_split, found in (file_facts(config) if files is None else files).items()
+        [place, [[name, facts["hash"]] for name, facts in found.items()]]
+        for place, found in (file_facts(config) if files is None else files).items()
     ]
-    about = [taxonomy.hash, config.template, data, hashes, tokenizer]
+    about = [taxonomy.hash, config.template, data, hashes]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 

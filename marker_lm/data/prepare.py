@@ -46,7 +46,7 @@ def prepare(
     if "train" not in splits:
         raise SetupError("no task names training files; set data.tasks.<name>.train.")
     files = file_facts(config, folder)
-    key = data_key(config, taxonomy, files=files)
+    key = data_key(config, taxonomy, files)
 
     found = {s: _prepared(folder / s, key) for s in splits}
     if not all(found.values()):

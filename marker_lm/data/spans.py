@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from marker_lm.markers.category import Category
 from marker_lm.markers.dropout import hash_ids
 
 MAX_MARKER = np.iinfo(np.int16).max  # tokens; the index keeps their lengths in 16 bits
@@ -20,7 +22,7 @@ class Spans:
     prompt, completion: int32[length]
     markers: category -> int32[length] token span; only the categories that are present,
       in the order of the taxonomy
-    values: category -> number of its value in the taxonomy; only closed categories
+    values: category -> `value_number` of its value; only closed categories
     """
 
     id: str
@@ -44,7 +46,7 @@ class Index:
     example_hash_N: uint64, `hash_ids` of the example ids
     prompt_len_N, completion_len_N: int32, tokens
     marker_len_NxC: int16, tokens; 0 = the example does not have this category
-    value_NxC: int16, number of the value in the taxonomy; ABSENT where the example does not have
+    value_NxC: int16, `value_number` of the value; ABSENT where the example does not have
       the category, or where it is no closed one
     """
 
@@ -66,6 +68,16 @@ class Index:
         """Name -> array of each column, as they stand in a file."""
         names = [field.name for field in dataclasses.fields(self)[1:]]
         return {name: getattr(self, name) for name in names}
+
+
+def value_number(category: Category, value: Any) -> int:
+    """The number of a canonical value in its category, of several values of the first.
+
+    ABSENT for a category that is not closed.
+    """
+    if not category.is_closed:
+        return ABSENT
+    return list(category.values).index(value[0] if isinstance(value, tuple) else value)
 
 
 def build_index(spans: Iterable[Spans], categories: Sequence[str]) -> Index:

@@ -20,7 +20,7 @@ from etils import epath
 
 from marker_lm.data.example import Example
 from marker_lm.data.sources import SourceError
-from marker_lm.data.spans import ABSENT, Spans
+from marker_lm.data.spans import ABSENT, Spans, value_number
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.data.vocabularies import (
     CategoriesVocabulary,
@@ -203,9 +203,8 @@ def tokenize(
     @functools.lru_cache(1 << 16)
     def marker(category: str, value: Any) -> tuple[tuple[int, ...], int]:
         """Ids of a marker, and the number of its value."""
-        values = list(taxonomy.categories[category].values)
-        first = value[0] if isinstance(value, tuple) else value
-        return codec.marker(category, value), values.index(first) if values else ABSENT
+        number = value_number(taxonomy.categories[category], value)
+        return codec.marker(category, value), number
 
     @_remember_errors()
     def encode_markers(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,6 @@ from tests.data.small import shared_data
 from tests.tiny import make_rows, tiny_config, write_data, write_rows
 
 pytest.importorskip("apache_beam", reason="apache-beam is not installed")
-from marker_lm.data.beam import number_rows  # noqa: E402: needs it
 
 OPTIONS = ["--runner=DirectRunner"]
 
@@ -99,6 +98,8 @@ def test_too_many_bad_rows_and_tfds_are_refused(tmp_path):
 
 
 def test_places_of_rows_in_shards():
+    from marker_lm.data.beam import number_rows
+
     counts = [((1, 0, 0), 5), ((0, 1, 0), 4), ((0, 0, 512), 3), ((0, 0, 0), 0)]
     assert number_rows(counts, rows=3) == {
         (0, 0, 0): (0, 0),

@@ -115,6 +115,17 @@ def test_another_tokenizer_replaces_the_one_before(folder):
     check_cache(read_manifest(folder / "prepared/train"), taxonomy, ByteTokenizer(), "compact")
 
 
+def test_a_tokenizer_of_the_same_name_is_told_apart(folder):
+    config = tiny_config(folder).unlock()
+    config.data.tokenizer = str(folder / "tokenizer.model")
+    keys = []
+    for seed in (3, 4):
+        texts = (row["prompt"] for row in make_rows(200, seed))
+        (folder / "tokenizer.model").write_bytes(train_sentencepiece(texts, 320 + seed).model)
+        keys.append(run(config)[0]["train"]["key"])
+    assert keys[0] != keys[1]
+
+
 def test_check_cache_names_the_difference(folder):
     config = tiny_config(folder)
     manifest = run(config)[0]["train"]
@@ -389,12 +400,12 @@ def test_a_file_that_was_seen_before_is_not_hashed_again(folder, monkeypatch):
     inputs_module._hash_file.cache_clear()
     hashed = []
     monkeypatch.setattr(inputs_module, "_hash_file", lambda *about: hashed.append(about) or "x")
-    key = data_key(config, load_taxonomy(config.taxonomy), files=inputs_module.file_facts(config))
+    key = data_key(config, load_taxonomy(config.taxonomy), inputs_module.file_facts(config))
     assert len(hashed) == 2
     hashed.clear()
     facts = inputs_module.file_facts(config, config.data.prepared)
     assert hashed == []
-    assert data_key(config, load_taxonomy(config.taxonomy), files=facts) != key
+    assert data_key(config, load_taxonomy(config.taxonomy), facts) != key
     for split in ("train", "heldout"):
         (folder / "prepared" / split / "manifest.json").write_text("[]")
     assert inputs_module.file_facts(config, config.data.prepared) and len(hashed) == 2
