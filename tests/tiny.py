@@ -7,9 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from marker_lm.data.cache import Cache, write_cache
+from marker_lm.data.cache import Cache
+from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.example import parse_row
-from marker_lm.data.spans import Spans
+from marker_lm.data.spans import Spans, value_number
 from marker_lm.data.tokenizer import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
@@ -129,6 +130,11 @@ def make_spans(row: dict, codec: MarkerCodec) -> Spans:
         ids(ByteTokenizer().encode(example.prompt)),
         ids(ByteTokenizer().encode(example.completion)),
         {c: ids(codec.marker(c, value)) for c, value in example.markers.items()},
+        {
+            c: value_number(codec.taxonomy.categories[c], value)
+            for c, value in example.markers.items()
+            if codec.taxonomy.categories[c].is_closed
+        },
     )
 
 

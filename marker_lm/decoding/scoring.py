@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
-from marker_lm.data.loader import empty_batch, place
+from marker_lm.data.loader import place
 from marker_lm.data.spans import Spans
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine, round_up
@@ -131,10 +131,10 @@ class Scorer:
         for start in range(0, len(order), engine.batch):
             chosen = order[start : start + engine.batch]
             L = round_up(max(len(sequences[i]) for i in chosen), 32)
-            batch = empty_batch(engine.batch, L)
-            for row, i in enumerate(chosen):
-                ids = np.asarray(sequences[i], np.int32)
-                place(batch, row, 0, 1, ids, np.full(len(ids), Kind.COMPLETION))
+            ids_T = np.concatenate([sequences[i] for i in chosen]).astype(np.int32)
+            length_P = np.array([len(sequences[i]) for i in chosen])
+            kinds_T = np.full(len(ids_T), Kind.COMPLETION, np.int32)
+            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.batch, L)
             with use_mesh(engine.mesh):
                 nll_BxL = np.asarray(self._nll(engine.params, batch))
             for row, i in enumerate(chosen):
