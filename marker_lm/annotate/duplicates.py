@@ -168,7 +168,8 @@ class DuplicateSearch:
         """id, prompt and completion of a row, long texts cut."""
         first, end = self._line_ends[row], self._line_ends[row + 1]
         self._lines.seek(first)
-        return dict(zip(("id", "prompt", "completion"), json.loads(self._lines.read(end - first))))
+        name, prompt, completion = json.loads(self._lines.read(end - first))
+        return {"id": name, "prompt": prompt, "completion": completion}
 
 
 def _common(hashes: np.ndarray, rows: int) -> np.ndarray:
@@ -271,3 +272,51 @@ def _join(label_N: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
         np.minimum.at(label_N, label_N[a], low)
         np.minimum.at(label_N, label_N[b], low)
         label_N[:] = label_N[label_N]
+
+
+def report(found: DuplicateSearch, heldout: int, most: int) -> dict[str, Any]:
+    """What the search found, as plain JSON values.
+
+    Args:
+      found: all rows taken in, the held-out ones first.
+      heldout: how many those are.
+      most: groups that are listed.
+
+    Returns:
+      rows: searched; left_out: not searched, beyond `max_rows`;
+      equal: rows that are the same as one before, apart from case and white space;
+      near: further rows that are much the same as one before;
+      groups: how many groups there are, with sizes {size: groups};
+      further_answers: different rows that share their prompt with one before;
+      heldout_in_train: held-out rows that have an equal or near duplicate among the training rows;
+      largest: [{rows, examples: first and last row of the group}].
+    """
+    label_N = found.labels()
+    equal = found.equal_rows()
+    sizes_N = np.bincount(label_N, minlength=found.rows)
+    first = np.flatnonzero(sizes_N > 1)
+    largest = first[np.argsort(-sizes_N[first], kind="stable")[:most]]
+    sizes, groups = np.unique(sizes_N[first], return_counts=True)
+    in_train = np.zeros(found.rows, bool)
+    in_train[label_N[heldout:]] = True
+    examples = []
+    for label in largest:
+        members = np.flatnonzero(label_N == label)
+        examples.append(
+            {
+                "rows": len(members),
+                "examples": [found.excerpt(int(row)) for row in (members[0], members[-1])],
+            }
+        )
+    return {
+        "similarity": SIMILAR,
+        "rows": found.rows,
+        "left_out": found.left_out,
+        "equal": equal,
+        "near": int(np.sum(label_N != np.arange(found.rows))) - equal,
+        "groups": len(first),
+        "sizes": {int(size): int(n) for size, n in zip(sizes, groups, strict=True)},
+        "further_answers": found.further_answers(),
+        "heldout_in_train": int(np.sum(in_train[label_N[:heldout]])),
+        "largest": examples,
+    }

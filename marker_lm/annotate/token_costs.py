@@ -32,13 +32,11 @@ def token_costs(
       templates: template -> completion_side, prompt_side (expected under dropout),
         prompt_side_undropped, markers (completion_side + prompt_side), a_row, share_of_text,
         borders (tokens around one list), categories {name: mean tokens where it is present};
-      compact_over_text: markers of the compact template as a share of those of text, where both are.
+      compact_over_text: markers of the compact template over those of text, where both are.
     """
     ends = len(layout.bos) + len(layout.separator) + 1
     text = sum(tally.text_tokens.values()) + tally.rows * ends
-    templates = {
-        name: _cost(tally, name, codec, layout, dropout) for name, codec in codecs.items()
-    }
+    templates = {name: _cost(tally, name, codec, layout, dropout) for name, codec in codecs.items()}
     for cost in templates.values():
         cost["a_row"] = cost["markers"] / max(tally.rows, 1)
         cost["share_of_text"] = cost["markers"] / max(text, 1)
