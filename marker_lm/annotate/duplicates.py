@@ -10,93 +10,28 @@ Memory is about 60 bytes a row and 200 MB of tables; sketches (at most 1 KB a ro
 in temporary files. At most `MAX_ROWS` rows are searched, the first ones, and the result says so.
 """
 
-import dataclasses
 import json
 import tempfile
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from marker_lm.markers.dropout import hash_ids, hash_mix
+from marker_lm.annotate.sketches import SKETCH, Sketches, first_of_equals
+from marker_lm.markers.dropout import hash_mix
 
 MAX_ROWS = 5_000_000
-NGRAM = 5  # characters
-SKETCH = 256  # hashes of a row that are kept
 BANDS, ROWS_A_BAND = 12, 4  # a pair of similarity 0.8 shares a bucket with probability 0.998
 SIMILAR = 0.8
 LEAST = 16  # n-grams that are not shared by very many rows; with fewer only equal rows count
 _COMMON_SHARE, _COMMON_ROWS = 1 / 2000, 20
 _TABLE_BITS = 24
 _CHUNK = 1 << 22  # hashes worked on together
-_EXCERPT = 160
-
-
-@dataclasses.dataclass(frozen=True)
-class Sketches:
-    """Of a block of N rows.
-
-    hashes: uint32, ascending within a row, one row after the other; lengths_N: int64.
-    content_N, prompt_N: uint64 hashes of the whole normalized row and of its prompt.
-    excerpts: a JSON line for each row, [id, prompt, completion], long texts cut.
-    """
-
-    hashes: np.ndarray
-    lengths_N: np.ndarray
-    content_N: np.ndarray
-    prompt_N: np.ndarray
-    excerpts: list[bytes]
-
-
-def normalize(text: str) -> str:
-    """Case and runs of white space make no difference."""
-    return " ".join(text.casefold().split())
-
-
-def sketch(rows: Sequence[Any]) -> Sketches:
-    """Sketches of rows, which have `id`, `prompt` and `completion`."""
-    prompts = [normalize(row.prompt) for row in rows]
-    texts = [f"{p}\n{normalize(row.completion)}" for p, row in zip(prompts, rows, strict=True)]
-    hashes, lengths_N = _bottom_hashes(texts)
-    excerpts = [
-        json.dumps([row.id, _cut(row.prompt), _cut(row.completion)]).encode() for row in rows
-    ]
-    return Sketches(hashes, lengths_N, hash_ids(texts), hash_ids(prompts), excerpts)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
-
-
-def _bottom_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The `SKETCH` smallest distinct n-gram hashes of each text: (uint32[sum], int64[N])."""
-    codes = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
-    sizes_N = np.array([len(text) for text in texts], np.int64)
-    row_of = np.repeat(np.arange(len(texts)), sizes_N)
-    count = max(len(codes) - NGRAM + 1, 0)
-    polynomial = np.zeros(count, np.uint64)
-    for i in range(NGRAM):
-        polynomial = polynomial * np.uint64(0x100000001B3) + codes[i : i + count]
-    whole = row_of[:count] == row_of[NGRAM - 1 :][:count]  # an n-gram does not span two rows
-    hash_32 = hash_mix(0, polynomial[whole]) >> np.uint64(32)
-    keys = np.sort((row_of[:count][whole].astype(np.uint64) << np.uint64(32)) | hash_32)
-    keys = keys[_first_of_equals(keys)]
-    row_of = (keys >> np.uint64(32)).astype(np.int64)
-    counts_N = np.bincount(row_of, minlength=len(texts))
-    rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts_N) - counts_N, counts_N)
-    hashes = keys[rank < SKETCH].astype(np.uint32)
-    return hashes, np.minimum(counts_N, SKETCH)
-
-
-def _first_of_equals(ordered: np.ndarray) -> np.ndarray:
-    """bool of the same length: where a value stands for the first time in an ordered array."""
-    return np.concatenate([np.ones(min(len(ordered), 1), bool), ordered[1:] != ordered[:-1]])
 
 
 def _distinct(hashes: array) -> int:
     # np.unique is ten times slower than a sort.
-    return int(_first_of_equals(np.sort(np.frombuffer(hashes, np.uint64))).sum())
+    return int(first_of_equals(np.sort(np.frombuffer(hashes, np.uint64))).sum())
 
 
 class DuplicateSearch:
@@ -225,7 +160,7 @@ def _neighbours(keys: np.ndarray, rows: np.ndarray):
     sorted_keys = keys[order]
     same = np.flatnonzero(sorted_keys[1:] == sorted_keys[:-1]) + 1
     yield rows[order[same - 1]], rows[order[same]]
-    starts = np.where(_first_of_equals(sorted_keys), np.arange(len(keys)), 0)
+    starts = np.where(first_of_equals(sorted_keys), np.arange(len(keys)), 0)
     first = np.maximum.accumulate(starts)
     far = same[first[same] < same - 1]
     yield rows[order[first[far]]], rows[order[far]]

@@ -13,6 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.annotate import duplicates, long_tail, strata, tally
+from marker_lm.annotate.sketches import sketch
 from marker_lm.annotate.token_costs import token_costs
 from marker_lm.data.prepare import SPLITS, examples
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
@@ -137,7 +138,7 @@ def _start(ruler: tally.Ruler, sketching: bool) -> None:
 
 
 def _count_block(block: list[tally.Row]):
-    return tally.count(block, _ruler), duplicates.sketch(block) if _sketching else None
+    return tally.count(block, _ruler), sketch(block) if _sketching else None
 
 
 def _count_all(blocks: Iterable, ruler, search: bool, workers: int, log) -> Iterator:
