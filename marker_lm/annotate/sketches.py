@@ -47,7 +47,8 @@ def sketch(rows: Sequence[Any]) -> Sketches:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"
+    """Of a long text the start and the end: rows of a task often start alike."""
+    return text if len(text) <= _EXCERPT else f"{text[:60]} … {text[60 + 3 - _EXCERPT :]}"
 
 
 def _bottom_hashes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

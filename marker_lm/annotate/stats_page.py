@@ -33,6 +33,7 @@ def render(stats: Mapping[str, Any], command: str = "") -> str:
         footer="All numbers of this page are in stats.json beside it. "
         "Nothing on it is fetched from a network.",
         summary=join([tag("h2", "In short"), markup.bullets(summary(stats))]),
+        style="td:first-child code { white-space: nowrap; }",
     )
 
 
@@ -46,10 +47,15 @@ def _rows(stats: Mapping[str, Any]) -> Html:
         cells = [name, f"{split['rows']:,}", tasks, f"{split['wordless']:,}"]
         rows.append([*cells, markup.with_note(f"{rejects['rejected']:,}", kinds), left_out or "–"])
     head = ["Split", "Rows", "By task", "Without a word", "Rejected", "Values left out"]
-    note = (
-        "Rows without a word have a completion with no letter and no digit; empty prompts and "
-        "completions are among the rejected rows. `marker-lm prepare` lists these with file, line "
-        "and reason. Rows count once each here; rates of a mixture change how often they are seen."
+    note = join(
+        [
+            "Rows without a word have a completion with no letter and no digit; empty prompts and "
+            "completions are among the rejected rows, which",
+            tag("code", "marker-lm prepare"),
+            "lists with file, line and reason. Rows count once each here; the rates of a mixture "
+            "change how often they are seen.",
+        ],
+        " ",
     )
     return join([table(head, rows, numbers=[1, 3]), paragraph(note, soft=True)])
 
@@ -121,7 +127,7 @@ def _association(stats: Mapping[str, Any]) -> Html:
         markup.plot(stats_plots.association(pairs, list(closed(stats)))),
         tag("h3", "Pairs that are most out of line with chance"),
     ]
-    for pair in sorted(pairs, key=lambda pair: -pair["nmi"]):
+    for place, pair in enumerate(sorted(pairs, key=lambda pair: -pair["nmi"])):
         more = [cell for cell in pair["surprising"] if cell["surprise"] > 0][:_PAIRS]
         less = [cell for cell in pair["surprising"] if cell["surprise"] < 0][:_PAIRS]
         rows = [
@@ -136,7 +142,7 @@ def _association(stats: Mapping[str, Any]) -> Html:
         title = f"{' and '.join(pair['categories'])}: {pair['nmi']:.2f}"
         head = [*pair["categories"], "Rows", "By chance", "Ratio"]
         content = [tag("summary", title), table(head, rows, numbers=[2, 3, 4])]
-        parts.append(tag("details", join(content)))
+        parts.append(tag("details", join(content), open="" if place else "open"))
     return join(parts)
 
 
@@ -217,20 +223,23 @@ def _duplicates(stats: Mapping[str, Any]) -> Html:
             ]
             for row in group["examples"]
         ]
-        title = tag(
-            "summary",
-            f"{group['rows']} rows: {' '.join(group['examples'][0]['prompt'].split())[:80]}",
-        )
+        start = " ".join(group["examples"][0]["prompt"].split())
+        title = tag("summary", join([f"{group['rows']} rows: ", tag("bdi", start)], ""))
         parts.append(tag("details", join([title, table(["Prompt", "Completion"], rows)])))
     return join(parts)
 
 
 def _strata(stats: Mapping[str, Any]) -> Html:
-    intro = (
-        "Tail values are pooled, the most frequent first, until a pool holds several hundred "
-        "held-out rows. The last column is the least true difference between two arms that so many"
-        f" paired rows show (5{NBSP}% level, 80{NBSP}% power, where the arms differ on "
-        f"{100 * DISCORDANT:.0f}{NBSP}% of the rows). `marker-lm stats --freeze` fixes them."
+    intro = join(
+        [
+            "Tail values are pooled, the most frequent first, until a pool holds several hundred "
+            "held-out rows. The last column is the least true difference between two arms that so many"
+            f" paired rows show (5{NBSP}% level, 80{NBSP}% power, where the arms differ on "
+            f"{100 * DISCORDANT:.0f}{NBSP}% of the rows).",
+            tag("code", "marker-lm stats --freeze"),
+            "fixes them in a file.",
+        ],
+        " ",
     )
     parts = [paragraph(intro)]
     for name, found in stats["strata"].items():

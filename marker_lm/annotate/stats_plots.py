@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -11,6 +12,11 @@ from plotly.subplots import make_subplots
 from marker_lm.figures import HEAD, TAIL, escape, laid_out
 
 SIDES = {"prompt": "#4c7fc4", "completion": "#d0863c"}
+# Head and tail can be told apart without colours.
+_PATTERN = {
+    "head": {"shape": ""},
+    "tail": {"shape": "/", "fillmode": "overlay", "solidity": 0.2, "size": 6},
+}
 _LABELLED = 60  # more values than this don't all fit under the axis
 
 
@@ -33,7 +39,7 @@ def long_tail(category: Mapping, threshold: float) -> go.Figure:
                 [counts[value] / total, category["heldout"].get(value, 0)] for value in values
             ],
             name=f"{name}: {'at least' if name == 'head' else 'under'} {100 * threshold:g} %",
-            marker={"color": colour, "pattern": {"shape": "" if name == "head" else "/"}},
+            marker={"color": colour, "pattern": _PATTERN[name]},
             hovertemplate="%{x}: %{y:,} rows, %{customdata[0]:.3~p}; %{customdata[1]:,} held out"
             "<extra></extra>",
             row=1,
@@ -61,11 +67,14 @@ def long_tail(category: Mapping, threshold: float) -> go.Figure:
     figure.update_xaxes(tickangle=0 if few else -60, tickfont_size=12 if few else 11, row=1, col=1)
     if len(counts) <= _LABELLED:
         figure.update_xaxes(dtick=1, row=1, col=1)
-    figure.update_yaxes(type="log", dtick=1, tickformat=",d", row=1, col=1)
+    top = math.log10(max(counts.values())) + 0.1
+    figure.update_yaxes(type="log", dtick=1, tickformat=",d", range=[-0.1, top], row=1, col=1)
     figure.update_yaxes(range=[0, 1.03], tickformat=".0%", row=1, col=2)
     figure.update_xaxes(title_text="values", rangemode="tozero", row=1, col=2)
     figure.update_layout(bargap=0.15)
-    return laid_out(figure, height=360, legend_y=1.09, top=64)
+    # Slanted labels take their room from the bars.
+    label = 0 if few else min(max(map(len, labels)), 30)
+    return laid_out(figure, height=340 + 5 * label, legend_y=1.09, top=64)
 
 
 def association(pairs: Sequence[Mapping], names: Sequence[str]) -> go.Figure | None:
