@@ -233,8 +233,8 @@ def _strata(stats: Mapping[str, Any]) -> Html:
     intro = join(
         [
             "Tail values are pooled, the most frequent first, until a pool holds several hundred "
-            "held-out rows. The last column is the least true difference between two arms that so many"
-            f" paired rows show (5{NBSP}% level, 80{NBSP}% power, where the arms differ on "
+            "held-out rows. The last column is the least true difference between two arms that so "
+            f"many paired rows show (5{NBSP}% level, 80{NBSP}% power, where the arms differ on "
             f"{100 * DISCORDANT:.0f}{NBSP}% of the rows).",
             tag("code", "marker-lm stats --freeze"),
             "fixes them in a file.",

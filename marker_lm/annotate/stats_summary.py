@@ -63,7 +63,7 @@ def _duplicate_line(found: Mapping[str, Any]) -> str:
     doubled = found["equal"] + found["near"]
     return (
         f"{doubled:,} of {found['rows']:,} rows ({percent(doubled / max(found['rows'], 1))}) "
-        f"repeat one before: {found['equal']:,} are equal, {found['near']:,} nearly so."
+        f"repeat one before: {found['equal']:,} wholly, {found['near']:,} nearly."
     )
 
 

@@ -25,7 +25,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--threshold",
         type=float,
-        help="values with a smaller share of the training rows are tail; eval.tail_share if not set",
+        help="values with a smaller share of the training rows are tail; default: eval.tail_share",
     )
     parser.add_argument("--category", help="whose strata are frozen; eval.tail_category by default")
     parser.add_argument(
@@ -62,15 +62,15 @@ def run(args) -> None:
     from marker_lm.annotate.stats_page import render
     from marker_lm.annotate.stats_summary import summary, terminal_tables
     from marker_lm.annotate.strata import freeze, make_strata
+    from marker_lm.data.setup import data_folder
     from marker_lm.markers.taxonomy import load_taxonomy
 
     taxonomy = load_taxonomy(config.taxonomy)
     if args.freeze is not None:
         taxonomy.category(category)  # a slip should not wait for the counting
-    data = epath.Path(config.data.prepared or epath.Path(args.workdir) / "data")
     stats = make_statistics(
         config,
-        data,
+        data_folder(config, args.workdir),
         threshold=threshold,
         workers=workers,
         search=not args.no_duplicates,
