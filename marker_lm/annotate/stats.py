@@ -280,9 +280,10 @@ def _category(category, train: tally.Tally, heldout: tally.Tally, threshold: flo
     }
 
 
-def _histogram(counts) -> list[list[float]]:
+def _histogram(counts) -> list[list[int]]:
     """[[least length of the bin, rows]] from the first bin that has rows to the last."""
     if not counts:
         return []
     bins = range(min(counts), max(counts) + 1)
-    return [[round(tally.bin_start(i), 2), counts.get(i, 0)] for i in bins]
+    starts = [(i, tally.bin_start(i)) for i in bins if tally.bin_start(i) < tally.bin_start(i + 1)]
+    return [[start, counts.get(i, 0)] for i, start in starts]

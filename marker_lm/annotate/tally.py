@@ -28,9 +28,12 @@ def length_bin(length: int) -> int:
     return 0 if length < 1 else 1 + math.floor(_STEPS * math.log2(length) + 1e-9)
 
 
-def bin_start(number: int) -> float:
-    """The least length of a bin; the bin ends where the next one starts."""
-    return 0.0 if number < 1 else 2 ** ((number - 1) / _STEPS)
+def bin_start(number: int) -> int:
+    """The least length of a bin; the bin ends where the next one starts.
+
+    Where this is the same number, the lengths are so small that the bin holds none.
+    """
+    return 0 if number < 1 else math.ceil(2 ** ((number - 1) / _STEPS) - 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)

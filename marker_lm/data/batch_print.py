@@ -28,10 +28,10 @@ PAGE_STYLE = """
 .name { color: var(--soft); font-size: 12px; margin-right: 8px; }
 .segment { border-left: 3px solid var(--line); padding: 2px 0 6px; margin: 10px 0; }
 .weighted .token { text-decoration: underline; text-underline-offset: 4px; }
-.prompt .token { background: #8a8f9826; }
-.prompt_markers .token { background: #2f7fc433; }
-.completion_markers .token { background: #a04fc433; }
-.completion .token { background: #2f9a5a33; }
+.kind_prompt .token { background: #8a8f9826; }
+.kind_prompt_markers .token { background: #2f7fc433; }
+.kind_completion_markers .token { background: #a04fc433; }
+.kind_completion .token { background: #2f9a5a33; }
 .fault { color: var(--bad); font-weight: 600; }
 del { color: var(--bad); margin-right: 10px; }
 """
@@ -149,5 +149,5 @@ def _line(span: Span, borders: bool) -> Html:
     texts = span.pieces if borders else [span.text]
     tokens = [tag("span", visible(text).replace("↵", "↵\n"), css="token") for text in texts]
     name = tag("span", _label(span), css="name")
-    css = f"line {span.kind.name.lower()}{' weighted' if span.weight else ''}"
+    css = f"line kind_{span.kind.name.lower()}{' weighted' if span.weight else ''}"
     return tag("div", join([name, *tokens], ""), css=css, dir="auto")
