@@ -7,7 +7,9 @@ import sys
 
 VERBS = {
     "annotate": "fill in the markers that rows lack, and say how sure each is",
+    "stats": "the long tail of the rows before training: counts, costs, duplicates, strata",
     "prepare": "read rows, check them, tokenize them into a cache",
+    "show": "print packed training batches: kinds, weights, borders, dropped markers",
     "train": "fine-tune a model on prepared rows",
     "decode": "answer prompts from a file, with markers as levers",
     "score": "log-likelihoods of completions, posteriors over a category's values",

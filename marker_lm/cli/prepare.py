@@ -24,8 +24,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     config = load_config(args.config, args.overrides)
-    # JAX takes seconds to import; help and slips in the config should not wait for it.
+    # Help and slips in the config should not wait for what takes seconds to import.
     from marker_lm.data.prepare import prepare
-    from marker_lm.training.loop import data_folder
+    from marker_lm.data.setup import data_folder
 
     prepare(config, data_folder(config, args.workdir), beam=args.rest if args.beam else None)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.data.arms import ARMS, Arm
@@ -18,6 +19,11 @@ from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 class SetupError(ValueError):
     """A config that contradicts itself or the data it is used with; one sentence."""
+
+
+def data_folder(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """Where the prepared data of a run lies."""
+    return epath.Path(config.data.prepared or epath.Path(workdir) / "data")
 
 
 @dataclasses.dataclass(frozen=True)

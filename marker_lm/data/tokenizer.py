@@ -44,6 +44,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; pad, bos and eos are nothing, broken bytes become U+FFFD."""
 
+    def piece(self, id: int) -> str:
+        """What one id stands for: its characters, '<0xE3>' for a lone byte, '<eos>'."""
+
     def save(self, folder: epath.PathLike) -> None:
         """Writes what `load_tokenizer(folder)` reads."""
 
@@ -90,6 +93,12 @@ class ByteTokenizer:
         ids = _check_ids(ids, self.size)
         raw = b"".join(bytes([i - 3]) if i >= 3 else b"\xff" if i == 2 else b"" for i in ids)
         return raw.decode("utf-8", errors="replace")
+
+    def piece(self, id: int) -> str:
+        [id] = _check_ids([id], self.size)
+        if id < 3:
+            return ("<pad>", "<eos>", "<unk>")[id]
+        return chr(id - 3) if id - 3 < 128 else f"<0x{id - 3:02X}>"
 
     def save(self, folder: epath.PathLike) -> None:
         folder = epath.Path(folder)
@@ -160,6 +169,11 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         ids = [i for i in _check_ids(ids, self.size) if i not in self._control]
         return self._processor.decode(ids)
+
+    def piece(self, id: int) -> str:
+        [id] = _check_ids([id], self.size)
+        named = {self.pad_id: "<pad>", self.eos_id: "<eos>"}
+        return named.get(id) or self._processor.IdToPiece(id).replace(_SPACE_PIECE, " ")
 
     def save(self, folder: epath.PathLike) -> None:
         folder = epath.Path(folder)

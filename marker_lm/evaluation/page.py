@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
-from string import Template
 
-from plotly.offline import get_plotlyjs
-
-from marker_lm.evaluation import findings, markup, page_tables, plots, wording
-from marker_lm.evaluation.markup import Html, join, paragraph, table, tag
+from marker_lm import markup
+from marker_lm.evaluation import findings, page_tables, plots, wording
+from marker_lm.markup import Html, join, paragraph, table, tag
 
 QUESTION = (
     "Markers (language, task, format, length, ...) were written into the training stream after "
@@ -23,23 +20,14 @@ QUESTION = (
 def render(results: dict) -> str:
     """The whole page. `results` must be cleaned and checked (see `report.write_report`)."""
     meta = results.get("meta", {})
-    sections = [(title, build(results)) for title, build in SECTIONS.items()]
-    anchors = {title: f"s{i}" for i, (title, _) in enumerate(sections)}
-    body = [
-        tag("section", join([tag("h2", title), content]), id=anchors[title])
-        for title, content in sections
-    ]
-    summary = join([tag("h2", "In short"), markup.bullets(findings.summary(results))])
-    body.insert(0, tag("section", summary, css="summary"))
-    links = [tag("a", title, href=f"#{anchors[title]}") for title in anchors]
     subtitle = [meta.get("date"), meta.get("command") and tag("code", meta["command"])]
-    template = resources.files("marker_lm.evaluation").joinpath("report_template.html")
-    return Template(template.read_text(encoding="utf-8")).substitute(
-        title=markup.text(meta.get("title") or "Training with markers: report"),
+    return markup.page(
+        title=meta.get("title") or "Training with markers: report",
         subtitle=join([part for part in subtitle if part], " · "),
-        navigation=join(links),
-        plotly=get_plotlyjs(),
-        body=join(body),
+        sections={title: build(results) for title, build in SECTIONS.items()},
+        footer="All numbers of this page are in report.json beside it. "
+        "Nothing on it is fetched from a network.",
+        summary=join([tag("h2", "In short"), markup.bullets(findings.summary(results))]),
     )
 
 

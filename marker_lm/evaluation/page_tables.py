@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from marker_lm.evaluation import findings, markup, plots, wording
-from marker_lm.evaluation.markup import Html, join, paragraph, table, tag
+from marker_lm import markup
+from marker_lm.evaluation import findings, plots, wording
+from marker_lm.markup import Html, join, paragraph, table, tag
 
 
 def bars(results: dict) -> Html:

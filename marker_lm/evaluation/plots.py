@@ -6,7 +6,6 @@ series apart is set here. Labels from data are escaped, for Plotly reads a littl
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 
@@ -14,21 +13,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from marker_lm.evaluation import findings, wording
+from marker_lm.figures import HEAD, TAIL, escape, laid_out
 
 COLOURS = ("#4c7fc4", "#d0863c", "#5fa37a", "#a574c4", "#c46a78", "#8a8f98")
 # Strata have colours of their own, so that none of them looks like an arm.
 STRATA = {
     "all": ("#8a8f98", "circle"),
-    "head": ("#3f8f8a", "square"),
-    "tail": ("#b0568f", "diamond"),
+    "head": (HEAD, "square"),
+    "tail": (TAIL, "diamond"),
     "tail minus head": ("#7a68c0", "x"),
 }
 MAX_POINTS = 1500
-
-
-def escape(text: object) -> str:
-    """Text for a label: HTML is escaped, and a value that is only blanks stays visible."""
-    return html.escape(str(text)) if str(text).strip() else repr(text)
 
 
 def learning_curves(results: dict) -> go.Figure | None:
@@ -61,7 +56,7 @@ def learning_curves(results: dict) -> go.Figure | None:
                 row=1,
             )
     figure.update_xaxes(title_text="step")
-    return _laid_out(figure, height=380, legend_y=-0.22)
+    return laid_out(figure, height=380, legend_y=-0.22)
 
 
 def thinning(results: dict) -> int:
@@ -90,7 +85,7 @@ def differences(results: dict, metric: str) -> go.Figure | None:
         _add_dots(figure, rows, names, "diff", stratum, scale)
     figure.add_vline(x=0, line={"width": 1, "dash": "dot", "color": "#888"})
     figure.update_xaxes(title_text="difference" + (" in points" if scale == 100 else ""))
-    return _laid_out(_grouped(figure, names), height=130 + 22 * len(strata) * len(set(names)))
+    return laid_out(_grouped(figure, names), height=130 + 22 * len(strata) * len(set(names)))
 
 
 def train_share(strata: dict) -> go.Figure | None:
@@ -114,7 +109,7 @@ def train_share(strata: dict) -> go.Figure | None:
     labels = [escape(value) for value in order]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=labels)
     figure.update_xaxes(showgrid=False, dtick=1, tickangle=-60 if len(order) > 12 else 0)
-    return _laid_out(figure, height=300)
+    return laid_out(figure, height=300)
 
 
 def heat_map(
@@ -159,7 +154,7 @@ def heat_map(
     figure.update_yaxes(autorange="reversed", showgrid=False, title_standoff=8)
     figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "showscale": False})
     per_row = 22 if size > 20 else 26 if size > 8 else 38
-    return _laid_out(figure, height=120 + len(rows) * per_row, top=8)
+    return laid_out(figure, height=120 + len(rows) * per_row, top=8)
 
 
 def _dots(results: dict, rows: list[dict], metric: str) -> go.Figure:
@@ -171,7 +166,7 @@ def _dots(results: dict, rows: list[dict], metric: str) -> go.Figure:
         _add_dots(figure, rows, names, "mean", stratum, 100 if share else 1)
     unit = " in percent" if share else ""
     figure.update_xaxes(title_text=escape(metric.replace("_", " ")) + unit)
-    return _laid_out(_grouped(figure, names), height=130 + 22 * len(strata) * len(set(names)))
+    return laid_out(_grouped(figure, names), height=130 + 22 * len(strata) * len(set(names)))
 
 
 def _add_dots(
@@ -219,14 +214,3 @@ def _pair_label(results: dict, row: dict) -> str:
 
 def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
-
-
-def _laid_out(figure: go.Figure, height: int, legend_y: float = 1.0, top: int = 36) -> go.Figure:
-    below = legend_y < 0
-    legend = {"orientation": "h", "x": 0, "y": legend_y, "yanchor": "top" if below else "bottom"}
-    figure.update_layout(
-        height=height, legend=legend, margin={"l": 12, "r": 12, "t": top, "b": 12}, template="none"
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure

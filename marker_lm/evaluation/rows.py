@@ -1,9 +1,13 @@
 """Any held-out rows as a benchmark: the taxonomy and the training rows say what is tail."""
 
 from collections import Counter
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from marker_lm.annotate.long_tail import head_and_tail, shares
+from marker_lm.annotate.strata import load_strata, rule_text
+from marker_lm.annotate.tally import values_of
 from marker_lm.data.prepare import examples
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import Rejects
@@ -24,21 +28,18 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     Raises:
       SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks or
         that allows several values: a row would be of several strata.
+      StrataError: `eval.strata` names no file of frozen strata for this taxonomy.
     """
     taxonomy = load_taxonomy(config.taxonomy)
-    category = config.eval.tail_category
-    if category not in taxonomy.categories:
-        raise SetupError(f"eval.tail_category={category!r} is not in taxonomy '{taxonomy.name}'.")
-    if taxonomy.categories[category].several:
-        single = [c for c in taxonomy.categories.values() if c.is_closed and not c.several]
-        raise SetupError(
-            f"eval.tail_category={category!r} allows several values, which tell no single stratum;"
-            f" choose one of {', '.join(c.name for c in single)}."
-        )
-    counts = _training_counts(config, taxonomy)
-    shares = _shares(counts[category])
-    tail = [v for v, share in shares.items() if share < config.eval.tail_share]
-    formats = [f for f, s in _shares(counts["format"]).items() if s >= LEVER_SHARE and f in FORMATS]
+    frozen = config.eval.strata
+    strata = load_strata(frozen, taxonomy) if frozen else _count_strata(config, taxonomy)
+    category, tail = strata["category"], frozenset(strata["tail"])
+    train_shares = strata["train_shares"]
+    formats = [
+        f
+        for f, share in train_shares.get("format", {}).items()
+        if share >= LEVER_SHARE and f in FORMATS and not taxonomy.categories["format"].several
+    ]
     items = [
         Item(e.id, e.prompt, e.completion, e.markers, open={"format": formats} if formats else {})
         for task in config.data.tasks
@@ -47,22 +48,17 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     ]
     if not items:
         raise SetupError("no task names held-out files; set data.tasks.<name>.heldout.")
-    known_tail = set(tail)
     chosen = choose_items(
         items,
-        lambda i: "tail" if i.markers.get(category) in known_tail else "head",
+        lambda i: "tail" if i.markers.get(category) in tail else "head",
         config.eval.rows,
-        tail_share=sum(shares[v] for v in tail),
+        tail_share=sum(train_shares[category].get(v, 0.0) for v in tail),
     )
     return Benchmark(
         chosen,
         {
-            "rule": f"tail: values of {category} under {100 * config.eval.tail_share:g} % of the "
-            "training rows, counted before training",
-            "category": category,
-            "head": [v for v in shares if v not in known_tail],
-            "tail": tail,
-            "train_share": shares,
+            **{key: strata[key] for key in ("rule", "category", "head", "tail")},
+            "train_share": train_shares[category],
         },
         {"format": got_format} if formats else {},
         notes=(
@@ -72,19 +68,32 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     )
 
 
-def _training_counts(config: ConfigDict, taxonomy: Taxonomy) -> dict[str, Counter]:
-    counts = {c: Counter() for c in (*taxonomy.categories, "format")}
+def _count_strata(config: ConfigDict, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Strata in the form of a frozen file, from the training rows."""
+    category = config.eval.tail_category
+    if category not in taxonomy.categories:
+        raise SetupError(f"eval.tail_category={category!r} is not in taxonomy '{taxonomy.name}'.")
+    if taxonomy.categories[category].several:
+        single = [c for c in taxonomy.categories.values() if c.is_closed and not c.several]
+        raise SetupError(
+            f"eval.tail_category={category!r} allows several values, which tell no single stratum;"
+            f" choose one of {', '.join(c.name for c in single)}."
+        )
+    counts: dict[str, Counter] = {c: Counter() for c in taxonomy.categories}
     for task in (name for name, files in config.data.tasks.items() if files.train):
         for example in _read(config, task, "train", taxonomy):
-            for category, value in example.markers.items():
-                counts[category][value] += 1
-    return counts
+            for name, value in example.markers.items():
+                counts[name].update(values_of(value))
+    head, tail = head_and_tail(counts[category], config.eval.tail_share)
+    return {
+        "rule": rule_text(category, config.eval.tail_share),
+        "category": category,
+        "head": head,
+        "tail": tail,
+        "train_shares": {name: shares(values) for name, values in counts.items()},
+    }
 
 
 def _read(config: ConfigDict, task: str, split: str, taxonomy: Taxonomy):
     with Rejects(None, max_share=config.data.max_reject_share) as rejects:
         yield from examples(config, task, split, taxonomy, rejects)
-
-
-def _shares(counts: Counter) -> dict[str, float]:
-    return {value: n / counts.total() for value, n in counts.most_common()}

@@ -14,7 +14,13 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
 from marker_lm.data.prepare import check_cache, prepare
-from marker_lm.data.setup import Setup, eval_batches, make_setup, train_batches
+from marker_lm.data.setup import (
+    Setup,
+    data_folder,
+    eval_batches,
+    make_setup,
+    train_batches,
+)
 from marker_lm.data.tokenizer import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.model.config import ModelConfig
@@ -30,11 +36,6 @@ from marker_lm.training.step import abstract_state, make_eval_step, make_train_s
 
 class TrainingDiverged(ValueError):
     """The loss or its gradient is not finite any more."""
-
-
-def data_folder(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
-    """Where the prepared data of a run lies."""
-    return epath.Path(config.data.prepared or epath.Path(workdir) / "data")
 
 
 def model_config(config: ConfigDict, setup: Setup) -> ModelConfig:

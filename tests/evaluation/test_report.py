@@ -1,17 +1,17 @@
 """The report on synthetic results that use every field of the schema."""
 
 import copy
-import html.parser
 import json
 import math
 import os
-import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from marker_lm.evaluation import findings, page, plots, report, statistics
+from marker_lm import markup
+from marker_lm.evaluation import findings, plots, report, statistics
+from tests.pages import Page
 
 LANGUAGES = """
 English Chinese Hindi Spanish Arabic French Bengali Portuguese Russian Urdu Indonesian German
@@ -171,34 +171,6 @@ def _sample(value, markers, text, ok):
     return {"value": value, "markers": markers, "text": text, "ok": ok}
 
 
-class Page(html.parser.HTMLParser):
-    """Tags, attributes that could load something, visible text, and figures of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.sources, self.visible, self.figures, self.open = [], [], [], [], []
-        self.feed(text)
-        self.text = re.sub(r"\s+", " ", " ".join(self.visible).replace("\u00a0", " "))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.open.append(tag)
-        self.sources += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
-        self.json_due = tag == "script" and ("type", "application/json") in attrs
-
-    def handle_endtag(self, tag):
-        if tag in self.open:
-            while self.open.pop() != tag:
-                pass
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("script", "style"):
-            if self.open[-1] == "script" and self.json_due:
-                self.figures.append(json.loads(data))
-        else:
-            self.visible.append(data)
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "made" / "here"
@@ -213,7 +185,7 @@ def written(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_pages(written, monkeypatch):
     """All pages but `written` go without the plotting library: parsing its 5 MB takes a while."""
-    monkeypatch.setattr(page, "get_plotlyjs", lambda: "")
+    monkeypatch.setattr(markup, "get_plotlyjs", lambda: "")
 
 
 def test_page_is_one_file_that_loads_nothing(written):

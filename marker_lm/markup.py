@@ -1,14 +1,17 @@
-"""Small pieces of HTML: escaped text, tables, figures. A string of type Html is already safe."""
+"""HTML pages and their pieces: escaped text, tables, figures. A string of type Html is safe."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from string import Template
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 STRUCTURED_FORMATS = {"json", "xml", "tabular", "table", "csv", "tsv", "yaml", "code", "markdown"}
 # Control characters that no HTML parser shows: they get their visible pictures (U+2400 on).
@@ -125,4 +128,42 @@ def sample_text(content: str, markers: dict) -> Html:
         css="text mono" if structured else "text",
         dir="auto",
         lang=language.replace("_", "-"),
+    )
+
+
+def page(
+    title: str,
+    subtitle: Any,
+    sections: Mapping[str, Html],
+    footer: str,
+    summary: Html | None = None,
+    style: str = "",
+    plots: bool = True,
+) -> str:
+    """A whole page that needs nothing but itself: sections by their titles, with links to them.
+
+    Args:
+      summary: stands in a box above the sections.
+      style: further CSS rules.
+      plots: whether there are figures, which take 5 MB of JavaScript.
+    """
+    anchors = {heading: f"s{i}" for i, heading in enumerate(sections)}
+    body = [
+        tag("section", join([tag("h2", heading), content]), id=anchors[heading])
+        for heading, content in sections.items()
+    ]
+    if summary is not None:
+        body.insert(0, tag("section", summary, css="summary"))
+    links = [tag("a", heading, href=f"#{anchor}") for heading, anchor in anchors.items()]
+    note = "The plots need JavaScript; the tables hold the main numbers without it."
+    template = resources.files("marker_lm").joinpath("page_template.html")
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        title=text(title),
+        subtitle=text(subtitle),
+        navigation=join(links),
+        plotly=get_plotlyjs() if plots else "",
+        noscript=tag("noscript", paragraph(note)) if plots else "",
+        style=style,
+        body=join(body),
+        footer=text(footer),
     )
