@@ -116,8 +116,8 @@ def make_strata(
         )
     if known.several:
         raise StrataError(
-            f"{category} allows several values, so a row would be of several strata; take a category "
-            "of one value."
+            f"{category} allows several values, so a row would be of several strata; take a "
+            "category of one value."
         )
     if not values.get(category):
         raise StrataError(f"no training row has a marker {category}; there is nothing to split.")

@@ -14,6 +14,7 @@ from tests.annotate.made import make_config, make_rows, shards, write_rows
 from tests.data.small import shared_data
 
 pytest.importorskip("apache_beam", reason="apache-beam is not installed")
+pytestmark = pytest.mark.extra
 
 
 def both(tmp_path, config):

@@ -161,6 +161,7 @@ def test_a_missing_detector_is_said(monkeypatch):
         code_type.make({"detector": "magika"}, PAPER)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("code", "value"), [(PYTHON, "python"), (GO, "go"), (SQL, "sql")], ids=["python", "go", "sql"]
 )
@@ -171,6 +172,7 @@ def test_code_without_a_label(detector, code, value):
         assert 0.5 <= result.confidence <= 1
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "text",
     [
@@ -185,6 +187,7 @@ def test_what_is_no_program_gets_no_marker(detector, text):
     assert found(detector, text) == {}
 
 
+@pytest.mark.extra
 def test_a_label_is_believed_before_the_detector(detector):
     assert detector.annotate([example(fenced("ruby", PYTHON))])[0]["code_type"].value == "ruby"
     assert found(detector, fenced("scala", PYTHON)) == {}
@@ -197,6 +200,7 @@ def test_any_text_alone_or_among_others(labels, texts):
     assert labels.annotate(examples) == [labels.annotate([each])[0] for each in examples]
 
 
+@pytest.mark.extra
 @settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=200) | st.text(alphabet="ab(){};=\n\0`", min_size=8, max_size=80))
 def test_the_detector_takes_any_text(detector, text):
@@ -233,6 +237,7 @@ def test_exercism_by_labels(labels):
     assert right_and_wrong(labels, exercism_rows(), lambda text: text) == (1.0, 0)
 
 
+@pytest.mark.extra
 def test_exercism_without_fences(detector):
     def bare(text):
         return "\n".join(line for line in text.split("\n") if not line.startswith("```"))

@@ -95,6 +95,7 @@ def test_every_unit_is_what_it_is_called():
     }
 
 
+@pytest.mark.extra
 def test_nltk_words_are_those_of_alpaca_eval_li():
     text = 'He said: "Don\'t go (yet)..." It cost $3.50, no?'
     try:

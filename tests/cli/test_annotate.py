@@ -96,6 +96,7 @@ def test_a_runners_options_need_beam(call, config, tmp_path):
     assert result.code == 2 and "unknown argument '--runner=DirectRunner'" in result.err
 
 
+@pytest.mark.extra
 def test_the_beam_job(call, config, tmp_path):
     pytest.importorskip("apache_beam", reason="apache-beam is not installed")
     result = call(

@@ -16,6 +16,7 @@ from tests.data.small import shared_data
 from tests.tiny import make_rows, tiny_config, write_data, write_rows
 
 pytest.importorskip("apache_beam", reason="apache-beam is not installed")
+pytestmark = pytest.mark.extra
 
 OPTIONS = ["--runner=DirectRunner"]
 

@@ -128,6 +128,12 @@ def test_control_by_check_and_stratum():
     assert bars["lang", "pinned", "tail"] is None and bars["format", "pinned", "all"] is None
 
 
+def test_a_demand_that_nothing_can_be_held_against_is_not_left_out():
+    silent = dataclasses.replace(BENCHMARK, checks={"lang": lambda text, asked: None})
+    [row] = [r for r in tables.control(silent, ANSWERS, OWN, ASKED) if r["arm"] == "markers"]
+    assert row["bar"] == 0.9 and row["n"] == 0 and row["obeyed"] is None
+
+
 def test_a_lever_that_could_not_be_moved_is_not_counted_as_moved():
     asked = list(OWN)
     rows = tables.control(BENCHMARK, ANSWERS, OWN, asked)
