@@ -10,8 +10,9 @@ from marker_lm.__main__ import main
 CONFIG = Path(__file__).parents[2] / "configs" / "atlas.py"
 TINY = (
     *("model.width=16", "model.layers=1", "model.head_size=8", "model.ff=16"),
-    *("data.vocab_size=900", "decode.batch=8", "decode.max_tokens=16"),
-    *("eval.rows=12", "eval.samples=1"),
+    *("data.vocab_size=900", "decode.batch=8", "decode.max_tokens=8"),
+    "train.epochs=4",  # after less, the likeliest answer is empty, and in no language
+    *("eval.rows=4", "eval.samples=1"),
 )
 
 
