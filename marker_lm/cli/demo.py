@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 from etils import epath
 
@@ -83,8 +84,9 @@ def arm_config(args, arm: str, atlas: epath.Path, workdir: epath.Path):
 
 def prepare_data(config, folder: str) -> None:
     """Prepares in a process of its own: TensorFlow's memory is free again afterwards."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(_prepare, (config, folder))
+    # Not a Pool: its processes may not have children, and prepare has some for many rows.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_prepare, config, folder).result()
 
 
 def _prepare(config, folder: str) -> None:
