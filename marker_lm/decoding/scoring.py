@@ -51,7 +51,7 @@ class Scorer:
         """Scores completions given prompts.
 
         A model trained with markers must be scored with a list: without one it is out of its
-        distribution and loses about a nat per token (PAPER.md section 11).
+        distribution.
 
         Args:
           prompts, completions: texts.

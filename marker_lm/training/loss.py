@@ -13,8 +13,8 @@ MEASURED = (Kind.COMPLETION_MARKERS, Kind.COMPLETION)
 def batch_loss(params, config: ModelConfig, batch, blocks: int, groups: int = 1):
     """Weighted loss over the number of answer tokens, and per-kind sums for the metrics.
 
-    Easy marker tokens would dilute the answer if the divisor counted them (PAPER.md section 11), so
-    the divisor counts targets of kind COMPLETION only.
+    Easy marker tokens would dilute the answer if the divisor counted them, so it counts targets of
+    kind COMPLETION only.
 
     Args:
       params, config: of the model.
