@@ -3,9 +3,11 @@
 import gzip
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
+from marker_lm.__main__ import main
 from marker_lm.data import prepare as prepare_module
 from marker_lm.data import shards as shards_module
 from marker_lm.data.prepare import prepare
@@ -18,6 +20,7 @@ from tests.tiny import make_rows, tiny_config, write_data, write_rows
 pytest.importorskip("apache_beam", reason="apache-beam is not installed")
 pytestmark = pytest.mark.extra
 
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "default.py"
 OPTIONS = ["--runner=DirectRunner"]
 
 
@@ -96,6 +99,19 @@ def test_too_many_bad_rows_and_tfds_are_refused(tmp_path):
     config.data.tasks = {"rows": task}
     with pytest.raises(SetupError, match="data.tasks.rows is of TFDS"):
         prepare(config, tmp_path / "beam", lambda line: None, OPTIONS)
+
+
+def test_the_command_line_hands_options_to_beam(tmp_path, capsys):
+    write_data(tmp_path, 12, 3)
+    files = {"train": "train.jsonl", "heldout": "heldout.jsonl"}
+    overrides = [f"--config.data.tasks.rows.{k}={tmp_path / v}" for k, v in files.items()]
+    overrides += [f"--config.taxonomy={tmp_path / 'taxonomy.yaml'}", "--config.template=compact"]
+    command = ["prepare", f"--config={CONFIG}", f"--workdir={tmp_path}", *overrides]
+    command.append("--config.data.tokenizer=bytes")
+    assert main([*command, "--beam", *OPTIONS]) == 0
+    assert "train: 12 rows" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "is prepared already" in capsys.readouterr().out
 
 
 def test_places_of_rows_in_shards():
