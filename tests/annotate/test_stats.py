@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 
 from marker_lm import markup
 from marker_lm.annotate.stats import make_statistics
@@ -82,7 +83,8 @@ def test_tokens_are_those_of_the_tokenizer_once_it_is_there(tmp_path):
     config.data.update(tokenizer="train", vocab_size=400, prepared="")
     before = statistics(folder, config)
     assert before["about"]["token_unit"].startswith("bytes: the tokenizer is not trained yet")
-    make_tokenizer(config, load_taxonomy(config.taxonomy), folder / "data", lambda line: None)
+    data = epath.Path(folder / "data")
+    make_tokenizer(config, load_taxonomy(config.taxonomy), data, lambda line: None)
     after = statistics(folder, config)
     assert after["about"]["token_unit"] == f"tokens of {folder / 'data' / 'tokenizer'}"
     assert after["token_costs"]["text"] < before["token_costs"]["text"] / 1.5
