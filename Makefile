@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup lock clean
+.PHONY: demo test test-extras lint setup lock clean
 
 demo: setup
 	$(BIN)/marker-lm demo --workdir=.demo
@@ -11,6 +11,10 @@ demo: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+test-extras: setup  # what `make test` skips for want of a heavy extra
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-extras.lock
+	$(BIN)/python -m pytest -m extra
 
 lint: setup
 	$(BIN)/ruff check .
@@ -24,9 +28,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Beam declares older pyarrow and protobuf than TensorFlow's; the tests say that it runs with these.
 lock:  # needs uv
 	uv pip compile --universal --python-version=3.11 --extra=dev --no-header --no-annotate --build-isolation \
 		--output-file=requirements.lock pyproject.toml
+	grep -E '^(protobuf|pyarrow)==' requirements.lock > .overrides
+	uv pip compile --python-version=3.11 --extra=beam --extra=code --extra=nltk --no-header \
+		--no-annotate --build-isolation --constraint=requirements.lock --override=.overrides \
+		--output-file=requirements-extras.lock pyproject.toml
+	rm .overrides
 
 clean:
 	rm -rf $(VENV) .demo

@@ -26,8 +26,10 @@ def get_config(arg: str = "") -> ConfigDict:
     m.dropout_schedule = ()  # ((progress 0..1, factor), ...): scales all rates over training
 
     c.data = d = ConfigDict()
-    # Each task: JSONL(.gz) files, globs or folders, and its rate in the mixture.
-    d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0}})
+    # Each task: JSONL(.gz) or Parquet files, globs or folders, and its rate in the mixture. With
+    # tfds='name/config:version' of TensorFlow Datasets, train and heldout are splits of that.
+    d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0, "tfds": ""}})
+    d.tfds_folder = ""  # where TFDS keeps its datasets; its own default when empty
     d.rows = ConfigDict(  # where a row keeps what; see marker_lm/data/example.py
         {
             "prompt": "prompt",
@@ -38,8 +40,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "cut_at": {},  # category -> text; only what stands before it counts
             "defaults": {},  # category -> value
             "unknown_values": "reject",  # reject | leave_out
+            "trust": {},  # origin or category -> least confidence of its markers
         }
     )
+    d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
+    d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn
+    d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
+    d.most_upsampling = 20.0  # least_share draws no row more often than so many times another
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id
     d.tokenizer = "train"  # train | bytes | path of a SentencePiece model or a saved tokenizer
     d.vocab_size = 8192  # pieces, where it is trained
@@ -48,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     d.separator = "\n\n"  # stands between prompt and what follows
     d.max_reject_share = 0.01  # the run stops when more of the rows are bad
     d.max_line_bytes = 1_000_000  # longer lines are rejected
+    d.workers = 0  # processes that prepare; 0: one a core
     d.threads = 2  # that read batches ahead
     d.prepared = ""  # folder with the caches; WORKDIR/data when empty
 
@@ -71,6 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train = t = ConfigDict()
     t.length = 2048  # L, slots of a packed sequence
     t.batch = 32  # B, sequences of a global batch
+    t.too_long = "reject"  # reject | truncate_completion | split: rows that do not fit
     t.epochs = 2
     t.optimizer = "adamw"  # adamw | muon
     t.learning_rate = 2.5e-4
@@ -84,7 +93,7 @@ def get_config(arg: str = "") -> ConfigDict:
     t.loss_weights = ConfigDict(
         {"prompt": 0.0, "prompt_markers": 0.0, "completion_markers": 1.0, "completion": 1.0}
     )
-    t.loss_blocks = 8  # the length is cut into so many pieces for the vocabulary's logits
+    t.loss_blocks = 16  # a device's tokens are cut into so many pieces for the vocabulary's logits
     t.log_every = 10  # steps
     t.eval_every = 200  # steps; 0 never
     t.eval_batches = 20  # at most

@@ -60,7 +60,7 @@ def get_config(arg: str = "markers,data/mix"):
     c.model.update(width=192, layers=4, heads=6, kv_heads=3, head_size=32, ff=512)
     c.model.update(dtype="float32", scan=False)
     c.train.update(length=512, batch=8, epochs=2, learning_rate=2e-3, final_learning_rate=1e-4)
-    c.train.update(warmup_steps=30, eval_every=100, save_every=100, loss_blocks=4)
+    c.train.update(warmup_steps=30, eval_every=100, save_every=100, loss_blocks=16)
     c.decode.update(batch=32, max_tokens=64)
     c.eval.update(rows=100, tail_share=0.05)
     return c.lock()

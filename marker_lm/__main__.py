@@ -6,6 +6,7 @@ import os
 import sys
 
 VERBS = {
+    "annotate": "fill in the markers that rows lack, and say how sure each is",
     "stats": "the long tail of the rows before training: counts, costs, duplicates, strata",
     "prepare": "read rows, check them, tokenize them into a cache",
     "show": "print packed training batches: kinds, weights, borders, dropped markers",
@@ -46,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     # Overrides belong to a config; anything else unknown is a slip.
     args.overrides = [a for a in rest if a.startswith("--config.")] if "config" in args else []
-    for unknown in (a for a in rest if a not in args.overrides):
+    args.rest = [a for a in rest if a not in args.overrides]
+    # Options of a Beam runner are not known here; Beam warns of those that no runner knows.
+    for unknown in () if getattr(args, "beam", False) else args.rest:
         parser.error(f"unknown argument {unknown!r}; `marker-lm {args.verb} --help` lists them all")
     try:
         return args.run(args) or 0

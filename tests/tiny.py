@@ -7,9 +7,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import default
-from marker_lm.data.cache import Cache, write_cache
+from marker_lm.data.cache import Cache
+from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.example import parse_row
-from marker_lm.data.spans import Spans
+from marker_lm.data.spans import Spans, value_number
 from marker_lm.data.tokenizer import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
@@ -45,6 +46,7 @@ categories:
       ja: Japanese
   task:
     type: closed
+    several: true
     definition: What is asked for.
     origin: classified
     describes: prompt
@@ -56,14 +58,15 @@ WORDS = {"en": ("yes", "no"), "de": ("ja", "nein"), "ja": ("はい", "いいえ"
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict]:
-    """Rows with prompts that differ; not every row has every marker."""
+    """Rows with prompts that differ; not every row has every marker, some have two tasks."""
     random = np.random.default_rng(seed)
     rows = []
     for i in range(count):
         lang = ("en", "de", "ja")[random.choice(3, p=(0.6, 0.3, 0.1))]
         word = WORDS[lang][random.integers(2)]
         n = int(random.integers(1, 13))
-        markers = {"lang": lang, "task": "Repeat", "words": n}
+        tasks = ["Repeat", "Answer"] if i % 4 == 0 else "Repeat"
+        markers = {"lang": lang, "task": tasks, "words": n}
         for category in random.choice(("lang", "task", "words"), random.integers(2), False):
             del markers[category]
         rows.append(
@@ -127,6 +130,11 @@ def make_spans(row: dict, codec: MarkerCodec) -> Spans:
         ids(ByteTokenizer().encode(example.prompt)),
         ids(ByteTokenizer().encode(example.completion)),
         {c: ids(codec.marker(c, value)) for c, value in example.markers.items()},
+        {
+            c: value_number(codec.taxonomy.categories[c], value)
+            for c, value in example.markers.items()
+            if codec.taxonomy.categories[c].is_closed
+        },
     )
 
 

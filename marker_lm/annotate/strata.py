@@ -105,13 +105,19 @@ def make_strata(
       taxonomy: of the rows.
       rows: 'count' and 'hash' of the training rows that were counted.
 
-    Raises StrataError when the category has no known set of values, or no row has it.
+    Raises StrataError when the category has no known set of values, when a row may have several of
+    them, or when no row has it.
     """
     known = taxonomy.category(category)
     if not known.is_closed:
         raise StrataError(
             f"{category} is a number and has no values to split; take one with a set of values, "
             "such as its bucket."
+        )
+    if known.several:
+        raise StrataError(
+            f"{category} allows several values, so a row would be of several strata; take a "
+            "category of one value."
         )
     if not values.get(category):
         raise StrataError(f"no training row has a marker {category}; there is nothing to split.")

@@ -5,9 +5,13 @@ import difflib
 import os
 import re
 import sys
+import traceback
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+
+import marker_lm
 
 
 class ConfigError(ValueError):
@@ -35,8 +39,8 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
 def load_config(file: str, overrides: list[str]) -> ConfigDict:
     """The locked config of a file, with `--config.key=value` overrides checked by type.
 
-    Raises ConfigError: a missing file, an unknown key (with the nearest one), a value of another
-    type.
+    Raises ConfigError: a missing file, one that fails (with its line), an unknown key (with the
+    nearest one), a value of another type.
     """
     path = file.split(":", 1)[0]
     if not os.path.isfile(path):
@@ -45,12 +49,17 @@ def load_config(file: str, overrides: list[str]) -> ConfigDict:
         near = difflib.get_close_matches(os.path.basename(path), names, n=1)
         hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else "."
         raise ConfigError(f"there is no config {path}{hint}")
-    # A config imports others as `from configs import default`, from wherever the program is run.
-    root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-    if root not in sys.path:
-        sys.path.append(root)
+    # A config imports others as `from configs import default`: those beside it, else the shipped.
+    for root in (Path(path).absolute().parents[1], Path(marker_lm.__file__).parents[1]):
+        if str(root) not in sys.path:
+            sys.path.append(str(root))
     # Once plainly, so that a slip in an override is told apart from one in the file.
-    config = _parse([f"--config={file}"])
+    try:
+        config = _parse([f"--config={file}"])
+    except Exception as error:  # whatever the code in the file raises
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        place = ":".join(map(str, [path, *lines[-1:]]))
+        raise ConfigError(f"{place}: {type(error).__name__}: {_one_line(error)}") from error
     known = list(_keys(config))
     for override in overrides:
         key = override.removeprefix("--config.").split("=", 1)[0]

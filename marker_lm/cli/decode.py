@@ -2,8 +2,9 @@
 
 PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]};
 the markers of a row are pinned, over those of --pin, and all other categories are the model's to
-infer. Each line of the output has the prompt, the text, the markers, which were pinned, and the
-probability of the inferred ones. A row that can't be answered gets an "error" instead of a text.
+infer. Of a category that allows several values, a row gives a list, and --pin is repeated. Each
+line of the output has the prompt, the text, the markers, which were pinned, and the probability of
+the inferred ones. A row that can't be answered gets an "error" instead of a text.
 
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --pin=lang=German
   marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --pin=length_bucket=long
@@ -42,7 +43,7 @@ def add_pins(parser) -> None:
         action="append",
         default=[],
         metavar="CATEGORY=VALUE",
-        help="pin it for all prompts",
+        help="pin it for all prompts; once for each value where a category allows several",
     )
     parser.add_argument(
         "--ban", action="append", default=[], metavar="CATEGORY", help="may not be written"
@@ -52,12 +53,16 @@ def add_pins(parser) -> None:
     )
 
 
-def read_pins(args) -> dict[str, str]:
-    """--pin as a mapping; raises ValueError for one without '='."""
+def read_pins(args) -> dict[str, str | list[str]]:
+    """--pin as a mapping, to a list where a category is named more than once; raises ValueError for
+    one without '='."""
+    pins: dict[str, list[str]] = {}
     for pin in args.pin:
         if "=" not in pin:
             raise ValueError(f"--pin={pin} is not CATEGORY=VALUE, such as --pin=lang=German.")
-    return dict(pin.split("=", 1) for pin in args.pin)
+        category, value = pin.split("=", 1)
+        pins.setdefault(category, []).append(value)
+    return {c: values if len(values) > 1 else values[0] for c, values in pins.items()}
 
 
 def run(args) -> None:

@@ -1,11 +1,13 @@
 """Reads rows, checks them and tokenizes them into a cache under WORKDIR/data.
 
-Bad rows go to WORKDIR/data/rejects.SPLIT.jsonl with file, line and reason. Run again with the same
-config and files, it finds that nothing is to be done.
+Bad rows go to WORKDIR/data/rejects.SPLIT.jsonl with file, line and reason. Killed at any time, the
+same command goes on; run again with the same config and files, it finds that nothing is to be done.
 
   marker-lm prepare --config=configs/default.py --workdir=/tmp/run \\
       --config.data.tasks.rows.train='data/train-*.jsonl' \\
       --config.data.tasks.rows.heldout=data/dev.jsonl
+  marker-lm prepare --config=configs/default.py --workdir=gs://bucket/run \\
+      --beam --runner=DataflowRunner --project=mine --region=europe-west4 ...
 """
 
 from marker_lm.cli.common import add_config, load_config
@@ -13,12 +15,17 @@ from marker_lm.cli.common import add_config, load_config
 
 def add_arguments(parser) -> None:
     add_config(parser)
+    parser.add_argument(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam job; further options, such as --runner, are Beam's",
+    )
 
 
 def run(args) -> None:
     config = load_config(args.config, args.overrides)
-    # JAX takes seconds to import; help and slips in the config should not wait for it.
+    # Help and slips in the config should not wait for what takes seconds to import.
     from marker_lm.data.prepare import prepare
-    from marker_lm.training.loop import data_folder
+    from marker_lm.data.setup import data_folder
 
-    prepare(config, data_folder(config, args.workdir))
+    prepare(config, data_folder(config, args.workdir), beam=args.rest if args.beam else None)

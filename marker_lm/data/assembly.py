@@ -10,13 +10,18 @@ The prompt-side block is left out when no marker is kept; the completion-side bl
 written when the layout has a completion side, even if the row has no marker, so that its absence
 never has to be guessed at decoding. Without a completion side (the baseline arm) there is no block
 at all.
+
+`parts` is this description as code. Lengths for a plan, batches for training and single sequences
+for decoding are all made from it.
 """
 
 import dataclasses
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
+
+from marker_lm.data.spans import FlatSpans, Index, Spans, flatten_spans
 
 
 class Kind(enum.IntEnum):
@@ -63,55 +68,161 @@ def order_categories(taxonomy, names: Collection[str], order: str) -> tuple[str,
     )
 
 
-def block(layout: Layout, categories: Sequence[str], markers: Mapping[str, np.ndarray]):
-    """The ids of one marker block with those of `categories` that the row has, in that order."""
-    parts = [markers[c] for c in categories if c in markers]
-    return np.concatenate([layout.open, *parts, layout.close]).astype(np.int32)
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Which tokens of each row's answer stand in a sequence; the answer is completion and eos.
+
+    start_N: integers, the first token of the answer that is written.
+    size_N: integers, 1 or more, how many are.
+    """
+
+    start_N: np.ndarray
+    size_N: np.ndarray
+
+    @classmethod
+    def whole(cls, rows: Index | FlatSpans) -> "Answers":
+        return cls(np.zeros(len(rows), np.int64), rows.completion_len_N + 1)
 
 
-def prompt_part(layout, prompt: np.ndarray, markers: Mapping[str, np.ndarray], kept):
-    """Everything before the completion side. Returns ids and kinds, both int32[n].
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of the sequences of N rows.
+
+    kind: of its tokens.
+    source: the ids themselves, or the span that they are taken from: 'prompt', 'completion' or a
+      category.
+    length_N: integers, the tokens of each row, 0 where it has none.
+    skip_N: integers, tokens of the span before the first one that is taken.
+    """
+
+    kind: Kind
+    source: tuple[int, ...] | str
+    length_N: np.ndarray
+    skip_N: np.ndarray | int = 0
+
+
+def parts(
+    layout: Layout, rows: Index | FlatSpans, kept_NxC: np.ndarray, answers: Answers
+) -> Iterator[Part]:
+    """All parts of a sequence, from its first to its last.
 
     Args:
       layout: the Layout.
-      prompt: int32 ids of the prompt's text.
-      markers: category -> int32 ids of its span.
-      kept: the categories whose prompt-side marker stays.
+      rows: lengths of their spans.
+      kept_NxC: bool, the prompt-side markers that stay, C in the order of `layout.prompt_side`.
+      answers: what is written of each answer.
     """
-    head = np.concatenate([layout.bos, prompt, layout.separator]).astype(np.int32)
-    shown = [c for c in layout.prompt_side if c in kept and c in markers]
-    tail = block(layout, shown, markers) if shown else np.zeros(0, np.int32)
-    kinds = np.repeat([Kind.PROMPT, Kind.PROMPT_MARKERS], [len(head), len(tail)])
-    return np.concatenate([head, tail]), kinds.astype(np.int32)
-
-
-def assemble(layout: Layout, spans, kept: Collection[str]):
-    """One whole training or scoring sequence. Returns ids and kinds, both int32[n]."""
-    ids, kinds = prompt_part(layout, spans.prompt, spans.markers, kept)
-    list_ids = np.zeros(0, np.int32)
+    every_N = np.ones(len(rows), np.int64)
+    yield _fixed(Kind.PROMPT, layout.bos, every_N)
+    yield Part(Kind.PROMPT, "prompt", rows.prompt_len_N)
+    yield _fixed(Kind.PROMPT, layout.separator, every_N)
+    if layout.prompt_side:
+        listed_NxC = marker_lengths(rows, layout.prompt_side) * kept_NxC
+        shown_N = listed_NxC.any(axis=1)
+        yield from _block(layout, Kind.PROMPT_MARKERS, layout.prompt_side, listed_NxC, shown_N)
     if layout.completion_side:
-        list_ids = block(layout, layout.completion_side, spans.markers)
-    answer = np.append(spans.completion, layout.eos).astype(np.int32)
-    tail = np.repeat([Kind.COMPLETION_MARKERS, Kind.COMPLETION], [len(list_ids), len(answer)])
-    return np.concatenate([ids, list_ids, answer]), np.concatenate([kinds, tail]).astype(np.int32)
+        listed_NxC = marker_lengths(rows, layout.completion_side)
+        side = Kind.COMPLETION_MARKERS, layout.completion_side
+        yield from _block(layout, *side, listed_NxC, every_N)
+    has_eos_N = answers.start_N + answers.size_N > rows.completion_len_N
+    yield Part(Kind.COMPLETION, "completion", answers.size_N - has_eos_N, answers.start_N)
+    yield _fixed(Kind.COMPLETION, (layout.eos,), has_eos_N)
 
 
-def sequence_lengths(layout: Layout, index, kept_NxC: np.ndarray) -> np.ndarray:
-    """Slots that each row takes, from the length index alone: int64[N].
+def _fixed(kind: Kind, ids: tuple[int, ...], where_N: np.ndarray) -> Part:
+    return Part(kind, ids, len(ids) * where_N)
+
+
+def _block(layout: Layout, kind: Kind, categories, listed_NxC, where_N) -> Iterator[Part]:
+    """A marker block: where it stands at all, and with how many tokens of each category."""
+    yield _fixed(kind, layout.open, where_N)
+    for category, length_N in zip(categories, listed_NxC.T, strict=True):
+        yield Part(kind, category, length_N)
+    yield _fixed(kind, layout.close, where_N)
+
+
+def marker_lengths(rows: Index | FlatSpans, categories: Sequence[str]) -> np.ndarray:
+    """int64[N, C]: tokens of the markers of these categories, 0 where a row has none."""
+    columns = [rows.categories.index(category) for category in categories]
+    return rows.marker_len_NxC[:, columns].astype(np.int64)
+
+
+def sequence_lengths(layout: Layout, rows: Index | FlatSpans, kept_NxC: np.ndarray) -> np.ndarray:
+    """Slots that each row with its whole answer takes, from lengths alone: int64[N].
 
     A sequence of n tokens takes n - 1 slots: its last token is only ever a target.
+    """
+    n = np.full(len(rows), -1, np.int64)
+    for part in parts(layout, rows, kept_NxC, Answers.whole(rows)):
+        n += part.length_N
+    return n
+
+
+def assemble_rows(
+    layout: Layout, rows: FlatSpans, kept_NxC: np.ndarray, answers: Answers
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sequences of many rows, one after the other: ids and kinds, int32[T], and lengths_N."""
+    return _gather(rows, list(parts(layout, rows, kept_NxC, answers)))
+
+
+def _gather(rows: FlatSpans, found: Sequence[Part]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    begin_of = {"prompt": rows.prompt_at_N, "completion": rows.completion_at_N}
+    begin_of |= dict(zip(rows.categories, rows.marker_at_NxC.T, strict=True))
+    fixed = [part.source for part in found if not isinstance(part.source, str)]
+    words = np.concatenate([rows.words, *fixed]).astype(np.int32, copy=False)
+    # Ids of the layout itself stand behind the words of the rows.
+    begin_NxP = np.empty((len(rows), len(found)), np.int64)
+    behind = len(rows.words)
+    for p, part in enumerate(found):
+        if isinstance(part.source, str):
+            begin_NxP[:, p] = begin_of[part.source] + part.skip_N
+        else:
+            begin_NxP[:, p] = behind
+            behind += len(part.source)
+    length_NxP = np.stack([part.length_N for part in found], axis=1)
+    length_R, begin_R = length_NxP.ravel(), begin_NxP.ravel()
+    kinds_R = np.tile(np.array([part.kind for part in found], np.int32), len(rows))
+    ids_T = words[ranges(begin_R, length_R)]
+    return ids_T, np.repeat(kinds_R, length_R), length_NxP.sum(1)
+
+
+def ranges(begin_R: np.ndarray, length_R: np.ndarray) -> np.ndarray:
+    """int64: begin, begin + 1, ... of each run, one run after the other."""
+    before_R = np.cumsum(length_R) - length_R
+    return np.repeat(begin_R - before_R, length_R) + np.arange(length_R.sum())
+
+
+def assemble(layout: Layout, spans: Spans, kept: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    """One whole training or scoring sequence. Returns ids and kinds, both int32[n].
 
     Args:
       layout: the Layout.
-      index: a cache Index (`categories`, `prompt_len_N`, `completion_len_N`, `marker_len_NxC`).
-      kept_NxC: bool, the prompt-side markers that stay, C in the order of `layout.prompt_side`.
+      spans: of the row.
+      kept: the categories whose prompt-side marker stays.
     """
-    column = {c: i for i, c in enumerate(index.categories)}
-    ends = len(layout.open) + len(layout.close)
-    n = len(layout.bos) + index.prompt_len_N.astype(np.int64) + len(layout.separator)
-    if layout.prompt_side:
-        shown = index.marker_len_NxC[:, [column[c] for c in layout.prompt_side]] * kept_NxC
-        n += shown.sum(1) + ends * (shown.sum(1) > 0)
-    if layout.completion_side:
-        n += index.marker_len_NxC[:, [column[c] for c in layout.completion_side]].sum(1) + ends
-    return n + index.completion_len_N
+    categories = tuple(dict.fromkeys(layout.prompt_side + layout.completion_side))
+    rows = flatten_spans([spans], categories)
+    kept_1xC = np.array([[c in kept for c in layout.prompt_side]], bool)
+    ids, kinds, _ = assemble_rows(layout, rows, kept_1xC, Answers.whole(rows))
+    return ids, kinds
+
+
+def prompt_part(
+    layout: Layout, prompt: np.ndarray, markers: Mapping[str, np.ndarray], kept: Collection[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Everything before the completion side. Returns ids and kinds, both int32[n]."""
+    bare = dataclasses.replace(layout, completion_side=())
+    ids, kinds = assemble(bare, Spans("", prompt, np.zeros(0, np.int32), dict(markers)), kept)
+    return ids[:-1], kinds[:-1]  # without the eos of an empty completion
+
+
+def block(
+    layout: Layout, categories: Sequence[str], markers: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The ids of one marker block with those of `categories` that the row has, in that order."""
+    empty = np.zeros(0, np.int32)
+    rows = flatten_spans([Spans("", empty, empty, dict(markers))], categories)
+    listed_1xC = marker_lengths(rows, categories)
+    every_1 = np.ones(1, np.int64)
+    kind = Kind.COMPLETION_MARKERS
+    return _gather(rows, list(_block(layout, kind, categories, listed_1xC, every_1)))[0]

@@ -6,13 +6,26 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from marker_lm.markers.category import is_absent, mend
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
 _MISSING = object()
+INFO_FIELD = "marker_info"  # of a row: {category: {"origin", "confidence"}}
 UNKNOWN_VALUES = ("reject", "leave_out")
+# Who can have given a marker: the row itself, its other fields by the rules of a RowFormat, the
+# RowFormat's defaults, and the annotators (annotate/registry.py; a test compares the two lists).
+ANNOTATORS = ("lang", "lengths", "code_type", "format", "quality", "classifier", "llm")
+ORIGINS = ("row", "metadata", "default", *ANNOTATORS)
+
+
+class MarkerInfo(NamedTuple):
+    """Where a marker comes from: one of ORIGINS, and the probability in 0..1 that it is right."""
+
+    origin: str
+    confidence: float = 1.0
 
 
 @dataclasses.dataclass
@@ -23,6 +36,7 @@ class Example:
     prompt, completion: text, not blank
     markers: category -> canonical value, in the order of the taxonomy
     extra: all other fields of the row, kept for evaluation
+    marker_info: category -> where its marker comes from, for each of `markers`
     """
 
     id: str
@@ -30,14 +44,19 @@ class Example:
     completion: str
     markers: dict[str, Any]
     extra: dict[str, Any]
+    marker_info: dict[str, MarkerInfo] = dataclasses.field(default_factory=dict)
 
 
 class RowError(ValueError):
-    """A row that cannot be used: one sentence, and the kind it is counted under."""
+    """A row that cannot be used: one sentence, the kind it is counted under, the row's beginning.
 
-    def __init__(self, reason: str, kind: str):
+    `excerpt` is filled in by those who have the row.
+    """
+
+    def __init__(self, reason: str, kind: str, excerpt: str = ""):
         super().__init__(reason)
         self.kind = kind
+        self.excerpt = excerpt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +69,15 @@ class RowFormat:
     id: the field with the row's name; a row without it is named 'file:line'
     value_maps: category -> {value in the row: value of the taxonomy}; others stay as they are
     cut_at: category -> text; of a value such as 'Trivia -> music' only what stands before it counts
-    defaults: category -> value for rows that do not have it
+    defaults: category -> value for rows that do not have it; null and [] are not having it
     unknown_values: 'reject' the row, or 'leave_out' the one marker and count it, when the value
       is not one that the taxonomy allows
+    Of a category that allows several values, value_maps, cut_at and unknown_values hold for each
+    value of a row's list by itself.
+    trust: origin or category -> least confidence; a marker must reach both, else it is left out
+      and counted. Where markers come from stands in the row's field 'marker_info', {category:
+      {'origin', 'confidence'}}, as `marker-lm annotate` writes it; those that it does not name
+      have the origin 'row' ('metadata' where `markers` is a mapping) and the confidence 1.
     """
 
     prompt: str | tuple[str, ...] = "prompt"
@@ -63,6 +88,7 @@ class RowFormat:
     cut_at: Mapping[str, str] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unknown_values: str = "reject"
+    trust: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.unknown_values not in UNKNOWN_VALUES:
@@ -75,6 +101,9 @@ class RowFormat:
                 object.__setattr__(self, name, tuple(paths))
             if not paths:
                 raise ValueError(f"the row format names no field for the {name}")
+        for name, least in self.trust.items():
+            if not isinstance(least, int | float) or not 0 <= least <= 1:
+                raise ValueError(f"trust of {name} is {least!r}; give a confidence from 0 to 1")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "RowFormat":
@@ -93,6 +122,13 @@ class RowFormat:
         for part in (mapped, self.value_maps, self.cut_at, self.defaults):
             for category in part:
                 taxonomy.category(category)
+        known = [*ORIGINS, *taxonomy.categories]
+        for name in self.trust:
+            if name not in known:
+                raise MarkerError(
+                    f"trust names '{name}', which is neither an origin nor a category; "
+                    f"{mend(name, known)}"
+                )
 
 
 def _plain(value: Any) -> Any:
@@ -107,13 +143,15 @@ def parse_row(
     fields: RowFormat | Mapping[str, Any] | None = None,
     line_id: str = "row",
     left_out: Counter[str] | None = None,
+    untrusted: Counter[str] | None = None,
 ) -> Example:
-    """Validates one decoded JSON row.
+    """Validates one decoded row.
 
     Args:
       fields: a RowFormat, or the mapping of its keys.
       line_id: the row's name when it has no id, 'file:line'.
       left_out: counts "category='value'" of markers left out under unknown_values='leave_out'.
+      untrusted: counts categories of markers left out under `trust`.
     Raises:
       RowError with a one-sentence reason.
     """
@@ -123,13 +161,15 @@ def parse_row(
     prompt = _text(row, row_format.prompt, "prompt")
     completion = _text(row, row_format.completion, "completion")
     name = _row_id(row, row_format.id, line_id)
-    markers = _markers(row, row_format, taxonomy, left_out)
-    used = {row_format.id}
+    markers, info = _markers(row, row_format, taxonomy, left_out)
+    if row_format.trust:
+        _drop_untrusted(markers, info, row_format.trust, untrusted)
+    used = {row_format.id, INFO_FIELD}
     for paths in (row_format.prompt, row_format.completion, row_format.markers):
         if not isinstance(paths, Mapping):
             used.update([paths] if isinstance(paths, str) else paths)
     extra = {key: value for key, value in row.items() if key not in used}
-    return Example(name, prompt, completion, markers, extra)
+    return Example(name, prompt, completion, markers, extra, info)
 
 
 def lookup(row: Any, path: str, default: Any = None) -> Any:
@@ -213,8 +253,11 @@ def _row_id(row: Mapping, field: str, line_id: str) -> str:
 
 def _markers(
     row: Mapping, row_format: RowFormat, taxonomy: Taxonomy, left_out: Counter[str] | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, MarkerInfo]]:
+    given = {}
     if isinstance(row_format.markers, str):
+        origin = MarkerInfo("row")
+        given = _given_info(row)
         found = lookup(row, row_format.markers)
         found = {} if found is None else found
         if not isinstance(found, Mapping):
@@ -224,47 +267,116 @@ def _markers(
                 "markers are not an object",
             )
     else:
+        origin = MarkerInfo("metadata")
         found = {c: lookup(row, path) for c, path in row_format.markers.items()}
-    found = {**row_format.defaults, **{c: v for c, v in found.items() if v is not None}}
-    checked = {}
+    found = {c: v for c, v in found.items() if not is_absent(v)}
+    info = {c: given.get(c, origin) for c in found}
+    for category, value in row_format.defaults.items():
+        if category not in found:
+            found[category], info[category] = value, MarkerInfo("default")
+    checked: dict[str, Any] = {}
     for category, value in found.items():
-        value = _mapped(value, row_format.value_maps.get(category))
-        if isinstance(value, str):
-            value = (
-                value.split(row_format.cut_at[category])[0]
-                if category in row_format.cut_at
-                else value
-            )
-            _check_unicode(value, f"the marker '{category}'")
-        key = f"{category}={value!r}"
-        if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
+        known = taxonomy.categories.get(category)
+        if known and known.several and isinstance(value, list | tuple):
+            parts = [_marker(category, one, row_format, taxonomy, left_out) for one in value]
+            kept = [one for part in parts if part for one in part]
+            value = taxonomy.check(category, kept) if kept else None
+        else:
+            value = _marker(category, value, row_format, taxonomy, left_out)
+        if value is not None:
+            checked[category] = value
+    fill_buckets(checked, info, taxonomy)
+    order = [category for category in taxonomy.categories if category in checked]
+    return {c: checked[c] for c in order}, {c: info[c] for c in order}
+
+
+def _marker(
+    category: str,
+    value: Any,
+    row_format: RowFormat,
+    taxonomy: Taxonomy,
+    left_out: Counter[str] | None,
+) -> Any:
+    """The canonical value of one marker of a row; None where it is left out."""
+    value = _mapped(value, row_format.value_maps.get(category))
+    if isinstance(value, str):
+        value = (
+            value.split(row_format.cut_at[category])[0] if category in row_format.cut_at else value
+        )
+        _check_unicode(value, f"the marker '{category}'")
+    key = f"{category}={value!r}"
+    if left_out is not None and key in left_out:  # known to be wrong: finding why is slow
+        left_out[key] += 1
+        return None
+    try:
+        return taxonomy.check(category, value)
+    except MarkerError as error:
+        if category not in taxonomy.categories:
+            raise RowError(str(error), "unknown category") from None
+        if row_format.unknown_values == "reject":
+            raise RowError(str(error), f"bad value of {category}") from None
+        if left_out is not None:
             left_out[key] += 1
-            continue
-        try:
-            checked[category] = taxonomy.check(category, value)
-        except MarkerError as error:
-            if category not in taxonomy.categories:
-                raise RowError(str(error), "unknown category") from None
-            if row_format.unknown_values == "reject":
-                raise RowError(str(error), f"bad value of {category}") from None
-            if left_out is not None:
-                left_out[key] += 1
-    _fill_buckets(checked, taxonomy)
-    return {category: checked[category] for category in taxonomy.categories if category in checked}
+        return None
 
 
-def _fill_buckets(markers: dict[str, Any], taxonomy: Taxonomy) -> None:
-    """Adds the buckets of numbers that the row has; one that contradicts its number is wrong."""
+def _given_info(row: Mapping) -> dict[str, MarkerInfo]:
+    """What the row itself says about where its markers come from."""
+    given = row.get(INFO_FIELD)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RowError(
+            f"the {INFO_FIELD} is a {_json_type(given)}, not an object of category: "
+            "{'origin', 'confidence'}: " + _short(given),
+            f"bad {INFO_FIELD}",
+        )
+    return {c: _one_info(c, entry) for c, entry in given.items() if entry is not None}
+
+
+def _one_info(category: str, entry: Any) -> MarkerInfo:
+    origin, confidence = (lookup(entry, key) for key in ("origin", "confidence"))
+    is_number = isinstance(confidence, int | float) and not isinstance(confidence, bool)
+    # A comparison with NaN is false, so NaN is refused too.
+    if not isinstance(origin, str) or not is_number or not 0 <= confidence <= 1:
+        raise RowError(
+            f"the {INFO_FIELD} of '{category}' is {_short(entry)}, not an object with 'origin', "
+            "a string, and 'confidence', a number from 0 to 1",
+            f"bad {INFO_FIELD}",
+        )
+    return MarkerInfo(origin, float(confidence))
+
+
+def fill_buckets(markers: dict[str, Any], info: dict[str, MarkerInfo], taxonomy: Taxonomy) -> None:
+    """Adds the buckets, by edges, of numbers that are there; with the numbers' origin.
+
+    Raises RowError for a bucket that contradicts its number.
+    """
     for name, category in taxonomy.categories.items():
         if not category.edges or category.of not in markers:
             continue
         bucket = taxonomy.bucket(name, markers[category.of])
-        if markers.setdefault(name, bucket) != bucket:
+        if name not in markers:
+            markers[name], info[name] = bucket, info[category.of]
+        elif markers[name] != bucket:
             raise RowError(
                 f"{name} is {markers[name]!r}, but {category.of}={markers[category.of]} makes it "
                 f"{bucket!r}; mend one of the two or leave {name} out",
                 f"bad value of {name}",
             )
+
+
+def _drop_untrusted(
+    markers: dict[str, Any],
+    info: dict[str, MarkerInfo],
+    trust: Mapping[str, float],
+    untrusted: Counter[str] | None,
+) -> None:
+    for category, (origin, confidence) in list(info.items()):
+        if confidence < max(trust.get(origin, 0.0), trust.get(category, 0.0)):
+            del markers[category], info[category]
+            if untrusted is not None:
+                untrusted[category] += 1
 
 
 def _mapped(value: Any, value_map: Mapping | None) -> Any:

@@ -1,15 +1,20 @@
 """Batches by step: a pure function from an integer to arrays, and a Grain iterator around it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
 
-from marker_lm.data.assembly import Kind, Layout, assemble
+from marker_lm.data.assembly import Answers, Kind, Layout, assemble_rows, ranges
 from marker_lm.data.cache import Cache
-from marker_lm.data.plan import EpochPlan, donors, kept_markers, plan_epoch
+from marker_lm.data.mixture import Mixture, make_mixture
+from marker_lm.data.plan import Pieces, Planner, PlanSummary, join_pieces, kept_markers
+from marker_lm.data.spans import FlatSpans
 from marker_lm.markers.dropout import Dropout
+
+_KEPT_PLANS = 64  # windows; older ones are planned again when they are asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Stream:
       length: slots of a sequence (L).
       batch: sequences of a global batch (B).
       weights: Kind name -> loss weight of its tokens.
+      too_long: what becomes of rows that do not fit, see plan.Planner.
     """
 
     layout: Layout
@@ -33,6 +39,7 @@ class Stream:
     length: int
     batch: int
     weights: Mapping[str, float]
+    too_long: str = "reject"
 
 
 class Batches:
@@ -42,6 +49,12 @@ class Batches:
     is padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32,
     and `weights` float32. With `rows`, only that slice of the global batch is built: a host reads
     only what its devices need.
+
+    Attributes:
+      cache, stream, rows: as given.
+      planner, plan: what plans, and `plan(epoch, window)`, which keeps the latest plans.
+      ends: int64[epochs], how many steps there are up to the end of each epoch.
+      summary: of all plans.
     """
 
     def __init__(
@@ -49,99 +62,133 @@ class Batches:
         cache: Cache,
         stream: Stream,
         epochs: int,
-        sizes: Sequence[int] | None = None,
-        rates: Sequence[float] = (1.0,),
+        mixture: Mixture | None = None,
         rows: slice = slice(None),
     ):
         self.cache, self.stream, self.rows = cache, stream, rows
-        self.plans: list[EpochPlan] = [
-            plan_epoch(
-                cache.index,
-                sizes or [len(cache)],
-                rates,
-                stream.plan_layouts,
-                stream.dropout,
-                stream.seed,
-                epoch,
-                epochs,
-                stream.length,
-            )
-            for epoch in range(epochs)
-        ]
+        self.planner = Planner(
+            index=cache.index,
+            mixture=mixture or make_mixture([len(cache)], [1.0]),
+            layouts=stream.plan_layouts,
+            dropout=stream.dropout,
+            seed=stream.seed,
+            epochs=epochs,
+            length=stream.length,
+            too_long=stream.too_long,
+        )
+        # (epoch, window) -> WindowPlan
+        self.plan = functools.lru_cache(_KEPT_PLANS)(self.planner.plan)
+        self.summary = PlanSummary(stream.length)
+        self._sequences: list[np.ndarray] = []  # up to the end of each window, for each epoch
+        for epoch in range(epochs):
+            sequences = []
+            for window in range(self.planner.windows(epoch)):
+                plan = self.plan(epoch, window)
+                self.summary.add(plan)
+                sequences.append(plan.sequences)
+            self._sequences.append(np.cumsum(sequences))
         # The last batch of an epoch may be partial: it is padded with weight 0, so that all hosts
         # always compute the same number of batches.
-        per_epoch = [-(-plan.sequences // stream.batch) for plan in self.plans]
-        self.ends = np.cumsum(per_epoch)
+        self.ends = np.cumsum([-(-upto[-1] // stream.batch) for upto in self._sequences])
         self.weight_of_kind = np.zeros(len(Kind), np.float32)
         for name, weight in stream.weights.items():
             self.weight_of_kind[Kind[name.upper()]] = weight
-        self.donors = donors(len(cache), stream.seed)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        epoch = int(np.searchsorted(self.ends, step, side="right"))
+    def pieces(self, step: int) -> tuple[Pieces, np.ndarray]:
+        """What stands in the batch of a step, and in which of its rows: Pieces and int64[P]."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} is outside 0..{len(self) - 1}.")
-        plan = self.plans[epoch]
+        epoch = int(np.searchsorted(self.ends, step, side="right"))
+        upto = self._sequences[epoch]
         first = (step - (self.ends[epoch - 1] if epoch else 0)) * self.stream.batch
-        sequences = range(first, first + self.stream.batch)[self.rows]
-        batch = empty_batch(len(sequences), self.stream.length)
-        for row, sequence in enumerate(sequences):
-            if sequence < plan.sequences:
-                self._fill(batch, row, plan, slice(*plan.starts[sequence : sequence + 2]))
-        batch["weights"][:] = self.weight_of_kind[batch["kinds"]]
-        return batch
+        chosen = range(first, first + self.stream.batch)[self.rows]
+        begin, end = chosen.start, min(chosen.stop, int(upto[-1]))
+        found, rows = [], []
+        for window in range(int(np.searchsorted(upto, begin, side="right")), len(upto)):
+            before = int(upto[window - 1]) if window else 0
+            if before >= end:
+                break
+            plan = self.plan(epoch, window)
+            sequences = slice(max(begin - before, 0), min(end - before, plan.sequences))
+            starts = plan.starts[sequences.start : sequences.stop + 1]
+            found.append(plan.pieces.take(slice(starts[0], starts[-1])))
+            numbers = np.arange(sequences.start, sequences.stop) + before - begin
+            rows.append(np.repeat(numbers, np.diff(starts)))
+        return join_pieces(found), np.concatenate([np.zeros(0, np.int64), *rows])
 
-    def _fill(self, batch, row: int, plan: EpochPlan, draws: slice) -> None:
-        """Writes the examples of one planned sequence into one row of the batch."""
-        stream, ids = self.stream, plan.rows_P[draws]
-        kept_NxC = kept_markers(
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        stream, index = self.stream, self.cache.index
+        pieces, row_P = self.pieces(step)
+        kept_PxC = kept_markers(
             stream.layout,
             stream.dropout,
             stream.seed,
-            plan.visits_P[draws],
-            self.cache.index.example_hash_N[ids],
-            plan.progress_P[draws],
+            pieces.visits_P,
+            index.example_hash_N[pieces.rows_P],
+            pieces.progress_P,
         )
-        spans = self.cache.read_many(ids)
-        if stream.layout.shuffled:
-            others = self.cache.read_many(self.donors[ids])
-            spans = [
-                dataclasses.replace(own, markers=other.markers)
-                for own, other in zip(spans, others, strict=True)
-            ]
-        at = 0
-        for segment, (example, kept) in enumerate(zip(spans, kept_NxC, strict=True), 1):
-            shown = {c for c, k in zip(stream.layout.prompt_side, kept, strict=True) if k}
-            sequence, kinds = assemble(stream.layout, example, shown)
-            at = place(batch, row, at, segment, sequence, kinds)
+        spans = self._read(pieces.rows_P)
+        answers = Answers(pieces.start_P.astype(np.int64), pieces.size_P.astype(np.int64))
+        ids_T, kinds_T, length_P = assemble_rows(stream.layout, spans, kept_PxC, answers)
+        B = len(range(stream.batch)[self.rows])
+        batch = place(ids_T, kinds_T, length_P, row_P, B, stream.length)
+        batch["weights"] = self.weight_of_kind[batch["kinds"]]
+        return batch
+
+    def _read(self, rows_P: np.ndarray) -> FlatSpans:
+        if not self.stream.layout.shuffled:
+            return self.cache.read_flat(rows_P)
+        P = len(rows_P)
+        both = self.cache.read_flat(np.concatenate([rows_P, self.planner.donor_N[rows_P]]))
+        given = both.take(slice(P, None))
+        return dataclasses.replace(
+            both.take(slice(P)),
+            marker_at_NxC=given.marker_at_NxC,
+            marker_len_NxC=given.marker_len_NxC,
+        )
 
 
-def empty_batch(B: int, L: int) -> dict[str, np.ndarray]:
-    """A batch of padding only."""
-    batch = {
-        name: np.zeros((B, L), np.int32)
-        for name in ("tokens", "targets", "segment_ids", "positions", "kinds")
-    }
-    return batch | {"weights": np.zeros((B, L), np.float32)}
+def place(
+    ids_T: np.ndarray, kinds_T: np.ndarray, length_P: np.ndarray, row_P: np.ndarray, B: int, L: int
+) -> dict[str, np.ndarray]:
+    """A batch of assembled sequences, but for its weights; each takes a slot less than its tokens.
 
+    Args:
+      ids_T, kinds_T: int32, all sequences one after the other.
+      length_P: tokens of each.
+      row_P: the row of the batch where each stands, not decreasing; 0 <= row < B.
+      B, L: rows and slots of the batch.
 
-def place(batch, row: int, at: int, segment: int, sequence, kinds) -> int:
-    """Writes one sequence of n tokens into n - 1 slots from `at` on; returns the next free slot."""
-    end = at + len(sequence) - 1
-    if end > batch["tokens"].shape[1]:
+    Raises:
+      ValueError: more sequences in a row than it has slots.
+    """
+    slots_P = length_P - 1
+    upto_P = np.cumsum(slots_P)
+    first_P = np.searchsorted(row_P, row_P)  # the first sequence of the same row
+    at_P = upto_P - slots_P - (upto_P - slots_P)[first_P]
+    if (at_P + slots_P > L).any():
+        p = int(np.argmax(at_P + slots_P > L))
         raise ValueError(
-            f"a sequence of {len(sequence) - 1} slots does not fit at slot {at} of "
-            f"{batch['tokens'].shape[1]}: the plan and the layout disagree."
+            f"a sequence of {slots_P[p]} slots does not fit at slot {at_P[p]} of {L}: the plan and "
+            "the layout disagree."
         )
-    batch["tokens"][row, at:end] = sequence[:-1]
-    batch["targets"][row, at:end] = sequence[1:]
-    batch["kinds"][row, at:end] = kinds[1:]
-    batch["segment_ids"][row, at:end] = segment
-    batch["positions"][row, at:end] = np.arange(len(sequence) - 1)
-    return end
+    from_S = ranges(np.cumsum(length_P) - length_P, slots_P)
+    to_S = ranges(row_P * L + at_P, slots_P)
+    columns = {
+        "tokens": ids_T[from_S],
+        "targets": ids_T[from_S + 1],
+        "segment_ids": np.repeat(np.arange(len(row_P)) - first_P + 1, slots_P),
+        "positions": ranges(np.zeros_like(slots_P), slots_P),
+        "kinds": kinds_T[from_S + 1],
+    }
+    batch = {}
+    for name, column_S in columns.items():
+        batch[name] = np.zeros((B, L), np.int32)
+        batch[name].reshape(-1)[to_S] = column_S
+    return batch
 
 
 def iterate(batches: Batches, start: int, stop: int, threads: int) -> Iterator[dict]:

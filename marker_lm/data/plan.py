@@ -1,88 +1,214 @@
 """The plan of an epoch: which rows stand in which sequence, decided without reading a token.
 
-A plan is a pure function of (length index, layouts, dropout, seed, epoch). Because dropout is a
-hash and lengths come from the cache's index, the packing of a whole epoch is known before it
+A plan is a pure function of (length index, mixture, layouts, dropout, seed, epoch). Because dropout
+is a hash and lengths come from the cache's index, the packing of an epoch is known before it
 starts; batch(step) is then a look-up, resuming needs one integer, and the number of hosts changes
-nothing.
+nothing. An epoch is planned in windows of draws, so that the memory for it has a bound.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from marker_lm.data.assembly import Layout, sequence_lengths
+from marker_lm.data.assembly import Layout, ranges, sequence_lengths
+from marker_lm.data.mixture import Mixture, draw, epoch_draws
 from marker_lm.data.packing import pack
+from marker_lm.data.spans import Index
 from marker_lm.markers.dropout import Dropout, keep_mask
 
-WINDOW = 32_768  # rows packed together; bounds memory and keeps the shuffle global
+WINDOW = 262_144  # draws packed together: bounds memory, and a schedule of dropout goes by windows
+_BLOCK = 32_768  # rows whose lengths are found together: what NumPy does then stays in the cache
+TOO_LONG = ("reject", "truncate_completion", "split")
+LEAST_ROOM = 1 / 8  # of a sequence: an answer that prompt and markers leave less is not cut
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochPlan:
-    """Sequence s of the epoch holds the draws `rows_P[starts[s]:starts[s + 1]]`.
+class Pieces:
+    """Rows, or parts of them, in the order in which they stand in sequences.
 
-    Attributes:
-      rows_P: int64, cache rows, one entry a placed draw.
-      visits_P: int64, how often the row had been drawn before (feeds the dropout hash).
-      progress_P: float64 in [0, 1), how far training is at that draw (feeds the dropout schedule).
-      starts: int64[S + 1].
-      too_long: int64, rows that don't fit in a sequence and are left out of the epoch.
-      used_slots: tokens placed; `used_slots / (sequences * length)` is the fill.
+    rows_P: int64, cache rows.
+    visits_P: int64, how often the row had been drawn before (feeds the dropout hash).
+    progress_P: float64 in [0, 1), how far training is at that draw (feeds the dropout schedule).
+    start_P, size_P: int32, which tokens of the answer (completion and eos) are written.
     """
 
     rows_P: np.ndarray
     visits_P: np.ndarray
     progress_P: np.ndarray
+    start_P: np.ndarray
+    size_P: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows_P)
+
+    def take(self, which) -> "Pieces":
+        """The chosen pieces only: by a slice or by indices."""
+        return Pieces(*(getattr(self, f.name)[which] for f in dataclasses.fields(self)))
+
+
+def join_pieces(several: Sequence[Pieces]) -> Pieces:
+    """All of them, one after the other."""
+    columns = [[getattr(one, f.name) for one in several] for f in dataclasses.fields(Pieces)]
+    return Pieces(*(np.concatenate([np.zeros(0, np.int64), *column]) for column in columns))
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowPlan:
+    """A window of an epoch; its sequence s holds `pieces.take(slice(starts[s], starts[s + 1]))`.
+
+    Attributes:
+      pieces: what is placed.
+      starts: int64[S + 1].
+      used_slots: tokens placed; `used_slots / (sequences * length)` is the fill.
+      rejected: int64, rows too long that are left out: by policy, or because prompt and markers
+        leave the answer hardly any room.
+      truncated, split: int64, rows too long of which a part stands in a sequence, or all of it in
+        several.
+      cut_tokens: tokens of answers that `truncated` rows lose.
+    """
+
+    pieces: Pieces
     starts: np.ndarray
-    too_long: np.ndarray
     used_slots: int
+    rejected: np.ndarray
+    truncated: np.ndarray
+    split: np.ndarray
+    cut_tokens: int
 
     @property
     def sequences(self) -> int:
         return len(self.starts) - 1
 
 
-def draw_epoch(sizes: Sequence[int], rates: Sequence[float], seed: int, epoch: int):
-    """The rows of one epoch of a mixture, shuffled.
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Plans any window of any epoch.
 
-    An epoch has as many draws as the tasks have rows together; task t gets its share of them by
-    rate and walks through its rows without repetition before it starts over, also across epochs.
-
-    Args:
-      sizes: rows of each task; rows are numbered through all tasks in this order.
-      rates: relative rate of each task, any positive scale.
-      seed: of the shuffle.
-      epoch: 0, 1, ...
-
-    Returns:
-      rows_N and visits_N, int64: the row and how often it had been drawn before.
+    Attributes:
+      index: the cache's length Index over all tasks.
+      mixture: how often its rows are drawn.
+      layouts: every layout that must fit into the same packing. Arms of one experiment pass all of
+        theirs and so train on the same rows in the same order and steps.
+      dropout: of the prompt-side markers.
+      seed: of shuffle and dropout.
+      epochs: how many epochs the whole training takes; sets the progress of a dropout schedule.
+      length: slots of a sequence.
+      too_long: what becomes of a row that does not fit, one of TOO_LONG: left out, its answer cut
+        at its end (and then not followed by eos), or its answer cut into several sequences that
+        repeat prompt and markers.
     """
-    sizes, rates = np.asarray(sizes, np.int64), np.asarray(rates, np.float64)
-    share = rates / rates.sum() * sizes.sum()
-    first, last = np.floor(share * [[epoch], [epoch + 1]] + 1e-9).astype(np.int64)  # draws so far
-    rows, visits = [], []
-    for task, size in enumerate(sizes):
-        offset = sizes[:task].sum()
-        draws = np.arange(first[task], last[task])
-        for visit in np.unique(draws // size):
-            order = np.random.default_rng([seed, 1, task, int(visit)]).permutation(size)
-            chosen = order[draws[draws // size == visit] % size]
-            rows.append(offset + chosen)
-            visits.append(np.full(len(chosen), visit))
-    shuffle = np.random.default_rng([seed, 2, epoch]).permutation(sum(map(len, rows)))
-    return np.concatenate(rows)[shuffle], np.concatenate(visits)[shuffle]
+
+    index: Index
+    mixture: Mixture
+    layouts: tuple[Layout, ...]
+    dropout: Dropout
+    seed: int
+    epochs: int
+    length: int
+    too_long: str = "reject"
+
+    def __post_init__(self):
+        if self.too_long not in TOO_LONG:
+            raise ValueError(
+                f"train.too_long={self.too_long!r} is not one of {', '.join(TOO_LONG)}."
+            )
+
+    @functools.cached_property
+    def donor_N(self) -> np.ndarray:
+        """int64[N]: for each row the other row whose markers it gets where they are shuffled."""
+        return donors(len(self.index), self.seed)
+
+    def windows(self, epoch: int) -> int:
+        """How many windows an epoch has."""
+        return -(-epoch_draws(self.mixture, epoch) // WINDOW)
+
+    def plan(self, epoch: int, window: int) -> WindowPlan:
+        """The plan of one window of an epoch."""
+        which = slice(window * WINDOW, (window + 1) * WINDOW)
+        rows_N, visits_N = draw(self.mixture, self.seed, epoch, which)
+        draws = epoch_draws(self.mixture, epoch)
+        progress_N = (epoch + (which.start + np.arange(len(rows_N))) / draws) / max(self.epochs, 1)
+        head_N, answer_N = self._lengths(rows_N, visits_N, progress_N)
+        room_N = self.length + 1 - head_N  # for tokens of the answer, the last one a target only
+
+        fits_N = answer_N <= room_N
+        cut_N = ~fits_N & (room_N >= LEAST_ROOM * self.length) & (self.too_long != "reject")
+        pieces_N = fits_N.astype(np.int64)
+        if self.too_long == "split":
+            pieces_N[cut_N] = -(-answer_N[cut_N] // room_N[cut_N])
+        else:
+            pieces_N[cut_N] = 1
+        draw_P = np.repeat(np.arange(len(rows_N)), pieces_N)
+        number_P = np.arange(len(draw_P)) - np.repeat(np.cumsum(pieces_N) - pieces_N, pieces_N)
+        start_P = number_P * room_N[draw_P]
+        size_P = np.minimum(room_N[draw_P], answer_N[draw_P] - start_P)
+        slots_P = head_N[draw_P] + size_P - 1
+
+        order_P, starts = pack(slots_P, self.length)
+        order_P, starts = _shuffle(order_P, starts, [self.seed, 3, epoch, window])
+        draw_P = draw_P[order_P]
+        truncated = cut_N & (self.too_long == "truncate_completion")
+        return WindowPlan(
+            pieces=Pieces(
+                rows_N[draw_P],
+                visits_N[draw_P],
+                progress_N[draw_P],
+                start_P[order_P].astype(np.int32),
+                size_P[order_P].astype(np.int32),
+            ),
+            starts=starts,
+            used_slots=int(slots_P.sum()),
+            rejected=rows_N[~fits_N & ~cut_N],
+            truncated=rows_N[truncated],
+            split=rows_N[cut_N & ~truncated],
+            cut_tokens=int((answer_N - room_N)[truncated].sum()),
+        )
+
+    def _lengths(self, rows_N, visits_N, progress_N) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens before the answer, in the layout where they are most, and of the answer."""
+        head_N = np.zeros(len(rows_N), np.int64)
+        answer_N = self.index.completion_len_N[rows_N].astype(np.int64) + 1
+        for at in range(0, len(rows_N), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            rows_B = rows_N[block]
+            drawn = self.index.take(rows_B)
+            given = drawn
+            if any(layout.shuffled for layout in self.layouts):
+                given_BxC = self.index.marker_len_NxC[self.donor_N[rows_B]]
+                given = dataclasses.replace(drawn, marker_len_NxC=given_BxC)
+            for layout in self.layouts:
+                kept_BxC = kept_markers(
+                    layout,
+                    self.dropout,
+                    self.seed,
+                    visits_N[block],
+                    drawn.example_hash_N,
+                    progress_N[block],
+                )
+                slots_B = sequence_lengths(layout, given if layout.shuffled else drawn, kept_BxC)
+                head_N[block] = np.maximum(head_N[block], slots_B + 1 - answer_N[block])
+        return head_N, answer_N
 
 
 def donors(rows: int, seed: int) -> np.ndarray:
-    """int64[N]: for each row the other row whose markers it gets where they are shuffled.
+    """One random cycle through all rows: each row gives once, and none to itself (but a lone one).
 
-    One random cycle through all rows: each row gives once, and none to itself (but for a lone one).
+    Returns int64[N].
     """
     order_N = np.random.default_rng([seed, 4]).permutation(rows)
     donor_N = np.empty(rows, np.int64)
     donor_N[order_N] = np.roll(order_N, 1)
     return donor_N
+
+
+def _shuffle(order_P: np.ndarray, starts: np.ndarray, seed: list[int]):
+    """The same sequences in a random order."""
+    size_S = np.diff(starts)
+    shuffle_S = np.random.default_rng(seed).permutation(len(size_S))
+    begin_S, size_S = starts[:-1][shuffle_S], size_S[shuffle_S]
+    return order_P[ranges(begin_S, size_S)], np.concatenate([[0], np.cumsum(size_S)])
 
 
 def kept_markers(layout: Layout, dropout: Dropout, seed: int, visits_P, example_hash_P, progress_P):
@@ -93,56 +219,51 @@ def kept_markers(layout: Layout, dropout: Dropout, seed: int, visits_P, example_
     return keep_mask(dropout, seed, visits_P, example_hash_P, layout.prompt_side, progress_P)
 
 
-def plan_epoch(
-    index,
-    sizes: Sequence[int],
-    rates: Sequence[float],
-    layouts: Sequence[Layout],
-    dropout: Dropout,
-    seed: int,
-    epoch: int,
-    epochs: float,
-    length: int,
-) -> EpochPlan:
-    """Plans one epoch.
+class PlanSummary:
+    """What the plans of a run say together.
 
-    Args:
-      index: the cache's length Index over all tasks.
-      sizes, rates: rows and rate of each task, see `draw_epoch`.
-      layouts: every layout that must fit into the same packing. Arms of one experiment pass all of
-        theirs and so train on the same rows in the same order and steps.
-      dropout: of the prompt-side markers.
-      seed, epoch: of shuffle and dropout.
-      epochs: how many epochs the whole training takes; sets the progress of a dropout schedule.
-      length: slots of a sequence.
+    Attributes:
+      windows, sequences, used_slots, pieces: sums over all plans.
+      fill: used share of all slots.
     """
-    rows_N, visits_N = draw_epoch(sizes, rates, seed, epoch)
-    progress_N = (epoch + np.arange(len(rows_N)) / max(len(rows_N), 1)) / max(epochs, 1)
-    drawn = index.take(rows_N)
-    slots_N = np.zeros(len(rows_N), np.int64)
-    for layout in layouts:
-        kept_NxC = kept_markers(layout, dropout, seed, visits_N, drawn.example_hash_N, progress_N)
-        written = drawn
-        if layout.shuffled:
-            given_NxC = index.marker_len_NxC[donors(len(index), seed)[rows_N]]
-            written = dataclasses.replace(drawn, marker_len_NxC=given_NxC)
-        slots_N = np.maximum(slots_N, sequence_lengths(layout, written, kept_NxC))
-    fits = np.flatnonzero(slots_N <= length)
-    draws, starts, placed = [], [np.zeros(1, np.int64)], 0
-    for window, at in enumerate(range(0, len(fits), WINDOW)):
-        chosen = fits[at : at + WINDOW]
-        order, edges = pack(slots_N[chosen], length)
-        shuffle = np.random.default_rng([seed, 3, epoch, window]).permutation(len(edges) - 1)
-        sequences = np.split(chosen[order], edges[1:-1])
-        draws += [sequences[s] for s in shuffle]
-        starts.append(placed + np.cumsum(np.diff(edges)[shuffle]))
-        placed += len(chosen)
-    placed_P = np.concatenate(draws) if draws else np.zeros(0, np.int64)
-    return EpochPlan(
-        rows_P=rows_N[placed_P],
-        visits_P=visits_N[placed_P],
-        progress_P=progress_N[placed_P],
-        starts=np.concatenate(starts),
-        too_long=rows_N[slots_N > length],
-        used_slots=int(slots_N[fits].sum()),
-    )
+
+    def __init__(self, length: int):
+        self.length = length
+        self.windows = self.sequences = self.used_slots = self.pieces = self.cut_tokens = 0
+        self._rows: dict[str, list[np.ndarray]] = {"rejected": [], "truncated": [], "split": []}
+
+    def add(self, plan: WindowPlan) -> None:
+        self.windows += 1
+        self.sequences += plan.sequences
+        self.used_slots += plan.used_slots
+        self.pieces += len(plan.pieces)
+        self.cut_tokens += plan.cut_tokens
+        for kind, rows in self._rows.items():
+            rows.append(np.unique(getattr(plan, kind)))
+
+    @property
+    def fill(self) -> float:
+        return self.used_slots / max(self.sequences * self.length, 1)
+
+    def rows(self, kind: str) -> np.ndarray:
+        """int64: the rows that were 'rejected', 'truncated' or 'split' in some epoch, once each."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *self._rows[kind]]))
+
+    def lines(self) -> list[str]:
+        """The same for people: how full the sequences are, and what became of rows too long."""
+        rejected, truncated, split = (len(self.rows(kind)) for kind in self._rows)
+        said = [
+            f"packed {self.pieces} pieces in {self.windows} window(s) into {self.sequences} "
+            f"sequences, {100 * self.fill:.2f} % full"
+        ]
+        longer = f"longer than train.length={self.length}"
+        if rejected:
+            said.append(f"{rejected} rows are {longer} and are left out")
+        if truncated:
+            said.append(
+                f"{truncated} rows are {longer} and lose the end of their completion, "
+                f"{self.cut_tokens} tokens in all epochs"
+            )
+        if split:
+            said.append(f"{split} rows are {longer} and are split into several sequences")
+        return said

@@ -1,95 +1,123 @@
 """Rows to caches: reads and checks files, trains a tokenizer if asked, tokenizes through SeqIO."""
 
-import hashlib
-import json
+import contextlib
+import fcntl
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from marker_lm.data.cache import CacheError, is_cache, read_manifest, write_cache
-from marker_lm.data.example import Example, RowFormat
+from marker_lm.data.cache import CacheError, is_remote, read_manifest
+from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.example import Example
+from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
+from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
-from marker_lm.data.sources import Rejects, find_files, read_examples
+from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
-from marker_lm.markers.codec import MarkerCodec
-from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 
-SPLITS = ("train", "heldout")
 
-
-def prepare(config: ConfigDict, folder: epath.PathLike, log: Callable[[str], None] = print) -> dict:
+def prepare(
+    config: ConfigDict,
+    folder: epath.PathLike,
+    log: Callable[[str], None] = print,
+    beam: Sequence[str] | None = None,
+) -> dict:
     """Writes `folder/{tokenizer,train,heldout}`, or finds that they are there already.
+
+    Work that was broken off goes on where it stopped, and ends with the same bytes.
 
     Args:
       config: its `taxonomy`, `template` and `data` sections say what to do.
       folder: local or gs://.
       log: takes lines for people.
+      beam: options of an Apache Beam runner that does the work; None does it here.
 
     Returns:
       split -> manifest of its cache.
     """
     folder = epath.Path(folder)
     taxonomy = load_taxonomy(config.taxonomy)
-    key = data_key(config, taxonomy)
     splits = [s for s in SPLITS if any(task[s] for task in config.data.tasks.values())]
     if "train" not in splits:
         raise SetupError("no task names training files; set data.tasks.<name>.train.")
-    if all(is_cache(folder / s) and read_manifest(folder / s)["key"] == key for s in splits):
-        log(f"{folder} is prepared already for this config.")
-        return {s: read_manifest(folder / s) for s in splits}
-    tokenizer = make_tokenizer(config, taxonomy, folder, log)
-    codec = MarkerCodec(taxonomy, config.template, tokenizer)
+    files = file_facts(config, folder)
+    key = data_key(config, taxonomy, files)
+
+    found = {s: _prepared(folder / s, key) for s in splits}
+    if not all(found.values()):
+        with _alone(folder, log):  # another process may have prepared it while this one waited
+            if not all(_prepared(folder / s, key) for s in splits):
+                return _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam)
+        found = {s: read_manifest(folder / s) for s in splits}
+    log(f"{folder} is prepared already for this config.")
+    return found
+
+
+def _prepared(folder: epath.Path, key: str) -> dict | None:
+    """The manifest of a cache that was prepared for this key; None where there is none such."""
+    try:
+        manifest = read_manifest(folder)
+    except CacheError:  # none, of an older version, or damaged: it is prepared again
+        return None
+    return manifest if manifest.get("key") == key else None
+
+
+def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
+    tokenizer = make_tokenizer(config, taxonomy, folder, log, key)
+    facts = {
+        "key": key,
+        "taxonomy": taxonomy.to_dict(),
+        "taxonomy_hash": taxonomy.hash,
+        "template": config.template,
+        "tokenizer_hash": tokenizer.hash,
+        "files": files,
+    }
     return {
-        s: _prepare_split(config, folder, s, taxonomy, codec, tokenizer, key, log) for s in splits
+        s: _prepare_split(config, folder, s, taxonomy, tokenizer, facts, log, beam) for s in splits
     }
 
 
-def data_key(config: ConfigDict, taxonomy: Taxonomy) -> str:
-    """Hash of all that the caches depend on: taxonomy, template, data settings, files and sizes."""
-    files = {
-        f"{name}/{split}": {str(p): p.stat().length for p in find_files(task[split]).values()}
-        for name, task in config.data.tasks.items()
-        for split in SPLITS
-        if task[split]
-    }
-    data = config.data.to_dict()
-    for key in ("threads", "prepared"):
-        data.pop(key)
-    about = [taxonomy.hash, config.template, data, files]
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+@contextlib.contextmanager
+def _alone(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Inside, no other process of this machine prepares the same folder; the lock dies with us."""
+    if is_remote(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(os.fspath(folder / ".lock"), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"another process is preparing {folder}; waiting for it ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def examples(
-    config: ConfigDict, task: str, split: str, taxonomy, rejects=None
-) -> Iterator[Example]:
-    """The checked rows of one task and split, cut to `data.share` of them by a hash of the id."""
-    read = read_examples(
-        config.data.tasks[task][split],
-        taxonomy,
-        RowFormat.from_config(config.data.rows),
-        rejects,
-        config.data.max_line_bytes,
-    )
-    for example in read:
-        if hash_ids([example.id])[0] / 2**64 < config.data.share:
-            yield example
+def make_tokenizer(
+    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, log: Callable, key: str = ""
+) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
 
-
-def make_tokenizer(config: ConfigDict, taxonomy, folder: epath.Path, log) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'."""
-    if config.data.tokenizer == "train":
+    One that was trained for the same `key` before is taken from `folder`.
+    """
+    made_for = folder / "tokenizer" / "key"
+    if config.data.tokenizer != "train":
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    elif key and made_for.exists() and made_for.read_text() == key:
+        return load_tokenizer(folder / "tokenizer")
+    else:
         log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
         texts = tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
         tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
-    else:
-        tokenizer = load_tokenizer(config.data.tokenizer)
     # One of another kind would stay beside the new one.
     (folder / "tokenizer").rmtree(missing_ok=True)
     tokenizer.save(folder / "tokenizer")
+    made_for.write_text(key)
     return tokenizer
 
 
@@ -120,68 +148,83 @@ def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Exam
             yield from examples(config, task, "train", taxonomy, rejects)
 
 
-def _prepare_split(config, folder, split, taxonomy, codec, tokenizer, key, log) -> dict:
-    """Writes one cache: the rows of all tasks one after the other, tokenized by SeqIO Tasks."""
-    # TensorFlow and SeqIO take seconds to import and are needed here only.
-    from marker_lm.data.tasks import build_mixture, build_task, spans
-
-    rejects_path = folder / f"rejects.{split}.jsonl"
-    counts: dict[str, int] = {}
+def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam) -> dict:
+    before = _prepared(folder / split, facts["key"])
+    if before is not None and before["tokenizer_hash"] == tokenizer.hash:
+        return before
+    path = folder / f"rejects.{split}.jsonl"
     names = [name for name, task in config.data.tasks.items() if task[split]]
-    rejects = Rejects(rejects_path, max_share=config.data.max_reject_share)
-    for name in names:
-        build_task(
-            name,
-            lambda split, name=name: examples(config, name, split, taxonomy, rejects),
-            codec,
-            tokenizer,
-            splits=(split,),
-        )
-    mixture = build_mixture("mixture", [(n, config.data.tasks[n].rate) for n in names])
-
-    def rows():
-        with rejects:  # its end may refuse the rows: before the cache gets its name
-            for name in names:
-                counts[name] = 0
-                for one in spans(name, split):
-                    counts[name] += 1
-                    yield one
-
-    def finish():
-        rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-        tasks = [{"name": n, "rows": counts[n], "rate": rates[n]} for n in names]
-        return {"tasks": tasks, "rejects": rejects.summary()}
-
-    manifest = write_cache(
-        rows(),
-        folder / split,
-        {
-            "key": key,
-            "taxonomy": taxonomy.to_dict(),
-            "taxonomy_hash": taxonomy.hash,
-            "template": config.template,
-            "tokenizer_hash": tokenizer.hash,
-            "categories": list(taxonomy.categories),
-        },
-        finish=finish,
-        overwrite=True,
+    rejects = Rejects(path, max_share=config.data.max_reject_share)
+    writer = CacheWriter(
+        os.fspath(folder / split), f"{facts['key']}-{tokenizer.hash}", tuple(taxonomy.categories)
     )
+    job = ShardJob(writer, taxonomy, config.template, tokenizer)
+    with rejects:  # its end may refuse the rows: before the cache gets its name
+        if beam is None:
+            shards, counts = _write_here(config, names, split, taxonomy, rejects, job, log)
+        else:
+            from marker_lm.data.beam import write_shards_with_beam
+
+            shards, counts = write_shards_with_beam(
+                job, config, split, rejects, ROWS_PER_SHARD, beam
+            )
+    rates = _mixture_rates(config, names, job)
+    tasks = [{"name": name, "rows": counts[name], "rate": rates[name]} for name in names]
+    # Rows are met in another order by a Beam job; equal counts stand in the order of their names.
+    for name in ("kinds", "left_out", "untrusted"):
+        setattr(rejects, name, Counter(dict(sorted(getattr(rejects, name).items()))))
+    manifest = writer.finish(shards, {**facts, "tasks": tasks, "rejects": rejects.summary()})
+    report_split(manifest, split, folder, log)
+    return manifest
+
+
+def _write_here(config, names, split, taxonomy, rejects, job, log) -> tuple[int, dict[str, int]]:
+    """Writes all shards of a split by processes of this machine: their count, rows of each task."""
+    counts = dict.fromkeys(names, 0)
+
+    def found() -> Iterator[ShardRows]:
+        first = 0
+        for name in names:
+            for block in blocks(name, examples(config, name, split, taxonomy, rejects), first):
+                first = block.number + 1
+                counts[name] += len(block.examples)
+                yield block
+
+    return write_shards(job, found(), config.data.workers, log, split), counts
+
+
+def _mixture_rates(config: ConfigDict, names: list[str], job: ShardJob) -> dict[str, float]:
+    """The rate of each task in the SeqIO mixture of this split, which is registered by this."""
+    from marker_lm.data.tasks import build_mixture
+
+    for name in names:
+        job.register(name)
+    mixture = build_mixture("mixture", [(name, config.data.tasks[name].rate) for name in names])
+    return {task.name: mixture.get_rate(task) for task in mixture.tasks}
+
+
+def report_split(manifest: dict, split: str, folder: epath.Path, log: Callable) -> None:
+    """Says what was written and what was left out."""
     bad = manifest["rejects"]
     tokens = sum(manifest["tokens"].values())
     log(f"{split}: {manifest['rows']} rows, {tokens} tokens in {folder / split}")
-    if bad["rejected"] or bad["left_out"]:
+    if bad["rejected"]:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in bad["kinds"].items())
         log(
             f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), "
-            f"see {rejects_path}"
+            f"see {folder / f'rejects.{split}.jsonl'}"
         )
-        for category, n in bad["left_out"].items():
-            log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")
-    return manifest
+    for category, n in bad["left_out"].items():
+        log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")
+    for category, n in bad["untrusted"].items():
+        log(f"{split}: {n} values of {category} are not sure enough (data.rows.trust), left out")
 
 
 def check_cache(manifest: dict, taxonomy: Taxonomy, tokenizer: Tokenizer, template: str) -> None:
     """Raises CacheError when a cache was written under another taxonomy, tokenizer or template."""
+    for name in ("taxonomy", "taxonomy_hash", "tokenizer_hash", "template"):
+        if name not in manifest:
+            raise CacheError(f"the manifest of the cache has no {name}; prepare it again.")
     if manifest["taxonomy_hash"] != taxonomy.hash:
         changes = Taxonomy.from_dict(manifest["taxonomy"]).diff(taxonomy)
         raise CacheError(

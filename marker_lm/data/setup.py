@@ -10,6 +10,7 @@ from marker_lm.data.arms import ARMS, Arm
 from marker_lm.data.assembly import Layout, order_categories
 from marker_lm.data.cache import Cache
 from marker_lm.data.loader import Batches, Stream
+from marker_lm.data.mixture import make_mixture, row_factors
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import Dropout
@@ -118,15 +119,18 @@ def make_dropout(config: ConfigDict) -> Dropout:
 
 def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
     """The training batches; `rows` is the part of each global batch that this host reads."""
-    tasks = cache.manifest["tasks"]
-    batches = Batches(
-        cache,
-        make_stream(config, setup, make_dropout(config)),
-        epochs=config.train.epochs,
-        sizes=[task["rows"] for task in tasks],
-        rates=[task["rate"] for task in tasks],
-        rows=rows,
+    data, tasks = config.data, cache.manifest["tasks"]
+    factors_N = row_factors(
+        cache.index, setup.taxonomy, data.upsample, data.least_share, data.most_upsampling
     )
+    mixture = make_mixture(
+        [task["rows"] for task in tasks],
+        [task["rate"] for task in tasks],
+        data.temperature,
+        factors_N,
+    )
+    stream = make_stream(config, setup, make_dropout(config))
+    batches = Batches(cache, stream, config.train.epochs, mixture, rows)
     if not len(batches):
         raise SetupError(
             f"there is nothing to train on: {len(cache)} rows, train.epochs={config.train.epochs}, "
@@ -154,4 +158,5 @@ def make_stream(config: ConfigDict, setup: Setup, dropout: Dropout) -> Stream:
         length=config.train.length,
         batch=config.train.batch,
         weights=dict(config.train.loss_weights),
+        too_long=config.train.too_long,
     )

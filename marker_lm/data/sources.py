@@ -1,118 +1,44 @@
-"""Reads JSONL files row by row; what cannot be used goes to a rejects file with its reason."""
+"""Finds data files and reads their rows; what cannot be used is rejected with its reason."""
 
 import difflib
 import glob
-import gzip
-import io
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
+from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks, read_lines
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
+from marker_lm.data.rejects import Rejects, RejectShareError
+from marker_lm.data.seen import SeenIds
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
-_SUFFIXES = (".jsonl", ".jsonl.gz")
-_GZIP_MAGIC = b"\x1f\x8b"
+__all__ = [
+    "Rejects",
+    "RejectShareError",
+    "SourceError",
+    "excerpt",
+    "find_files",
+    "parse_block",
+    "read_examples",
+    "read_lines",
+    "read_rows",
+    "repeated_id",
+]
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _EXCERPT = 200
-
-
-class SourceError(ValueError):
-    """A file that cannot be read as a whole: missing, empty or damaged. One sentence."""
-
-
-class RejectShareError(ValueError):
-    """Too large a share of the rows was rejected."""
-
-
-class Rejects:
-    """Collects rejected rows; a context manager.
-
-    path: where rejects.jsonl goes ({file, line, reason, excerpt} a line), or None for no file.
-      It appears under this name when the block ends, also when it ends by an error.
-    max_share: RejectShareError when more than this share of all rows was rejected, at the end,
-      or as soon as `min_rows` rows were seen.
-    After the block (and during it): rows (seen), rejected, kinds (Counter of reasons' kinds),
-    left_out (Counter of the "category='value'" of markers that were left out).
-    """
-
-    def __init__(
-        self, path: epath.PathLike | None = None, max_share: float = 0.01, min_rows: int = 1000
-    ):
-        self.path = None if path is None else epath.Path(path)
-        self.max_share = max_share
-        self.min_rows = min_rows
-        self.rows = 0
-        self.rejected = 0
-        self.kinds: Counter[str] = Counter()
-        self.left_out: Counter[str] = Counter()
-        self._first = ""
-        self._file: Any = None
-
-    def __enter__(self) -> "Rejects":
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = self.path.parent / (self.path.name + ".partial")
-            self._file = self._partial.open("w")
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._partial.replace(self.path)
-        if kind is None:
-            self._check_share()
-
-    def accept(self) -> None:
-        """Counts one good row."""
-        self.rows += 1
-
-    def reject(self, file: str, line: int, reason: str, kind: str, excerpt: str) -> None:
-        """Records one bad row; may raise RejectShareError."""
-        self.rows += 1
-        self.rejected += 1
-        self.kinds[kind] += 1
-        self._first = self._first or f"{file}:{line}: {reason}"
-        if self._file is not None:
-            row = {"file": file, "line": line, "reason": reason, "excerpt": excerpt[:_EXCERPT]}
-            self._file.write(json.dumps(row) + "\n")
-        if self.rows >= self.min_rows:
-            self._check_share()
-
-    def summary(self) -> dict[str, Any]:
-        """Counts for a manifest; of the values left out, by category and the commonest hundred."""
-        left_out: Counter[str] = Counter()
-        for value, count in self.left_out.items():
-            left_out[value.partition("=")[0]] += count
-        return {
-            "rows": self.rows,
-            "rejected": self.rejected,
-            "kinds": dict(self.kinds.most_common()),
-            "left_out": dict(left_out.most_common()),
-            "left_out_values": dict(self.left_out.most_common(100)),
-        }
-
-    def _check_share(self) -> None:
-        if self.rejected <= self.max_share * self.rows:
-            return
-        kinds = ", ".join(f"{kind}: {count}" for kind, count in self.kinds.most_common(5))
-        where = f"all of them are in {self.path}" if self.path else "no rejects file was asked for"
-        raise RejectShareError(
-            f"{self.rejected} of {self.rows} rows were rejected, more than the share allowed "
-            f"({self.max_share:g}) [{kinds}]; the first: {self._first}; {where}"
-        )
 
 
 def find_files(paths: epath.PathLike | Iterable[epath.PathLike]) -> dict[str, epath.Path]:
     """Files named by paths, globs and folders: short name -> path, in a stable order.
 
-    A folder stands for its .jsonl and .jsonl.gz files. The short name is the path below the
-    folder that all files share, so that it does not depend on where the data lies.
+    A folder stands for its .jsonl, .jsonl.gz and .parquet files. The short name is the path below
+    the folder that all files share, so that it does not depend on where the data lies.
     Raises SourceError for what is not there, with the nearest name that is.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -130,7 +56,9 @@ def _expand(path: epath.Path) -> list[epath.Path]:
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES) and p.is_file())
         if not found:
-            raise SourceError(f"the folder {path} holds no {' or '.join(_SUFFIXES)} file")
+            raise SourceError(
+                f"the folder {path} holds no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
+            )
         return found
     if path.exists():
         return [path]
@@ -159,54 +87,52 @@ def _nearest(path: epath.Path) -> str:
     return f"the folder {parent} holds {', '.join(names[:8]) or 'nothing'}"
 
 
-def read_lines(
-    path: epath.PathLike, max_line_bytes: int = 1_000_000
-) -> Iterator[tuple[int, bytes | None, int]]:
-    """Yields (line number from 1, line without its end, its bytes) of a plain or gzip file.
+def read_rows(
+    paths: epath.PathLike | Iterable[epath.PathLike], max_line_bytes: int = 1_000_000
+) -> Iterator[tuple[str, int, Any]]:
+    """(short name of the file, line or row number from 1, the row as it stands or a RowError).
 
-    A line over `max_line_bytes` comes as None and is never held in memory as a whole.
-    Raises SourceError for a damaged gzip file.
+    Rows of JSONL (plain or gzip) and Parquet files, in the order of the files and rows; a row need
+    not be an object. Nothing is checked but that it can be read.
+    Raises SourceError for a missing, empty or damaged file.
     """
-    number = 0
-    with epath.Path(path).open("rb") as raw:
-        file = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
-        is_gzip = file.peek(2)[:2] == _GZIP_MAGIC
-        file = gzip.GzipFile(fileobj=file) if is_gzip else file
+    for name, path in find_files(paths).items():
+        for block in read_blocks(name, path, max_line_bytes):
+            for number, row in block_rows(block, max_line_bytes):
+                yield name, number, row
+
+
+def parse_block(
+    block: Block,
+    taxonomy: Taxonomy,
+    row_format: RowFormat,
+    max_line_bytes: int = 1_000_000,
+    left_out: Counter[str] | None = None,
+    untrusted: Counter[str] | None = None,
+) -> list[tuple[int, Any, Example | RowError]]:
+    """(number, row, its Example or the RowError that says why there is none) of each row."""
+    parsed = []
+    for number, row in block_rows(block, max_line_bytes):
         try:
-            while line := file.readline(max_line_bytes + 1):
-                number += 1
-                size, tail = len(line), line
-                while not tail.endswith(b"\n") and (tail := file.readline(1 << 16)):
-                    size += len(tail)
-                size -= tail.endswith(b"\n")
-                yield number, (line[:size] if size <= max_line_bytes else None), size
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise SourceError(
-                f"the gzip file {path} is damaged after {number} whole lines ({error}); "
-                "copy or download it again"
-            ) from None
+            if isinstance(row, RowError):
+                raise row
+            name = f"{block.name}:{number}"
+            example = parse_row(row, taxonomy, row_format, name, left_out, untrusted)
+            parsed.append((number, row, example))
+        except RowError as error:
+            error.excerpt = error.excerpt or excerpt(row)
+            parsed.append((number, row, error))
+    return parsed
 
 
-def _decode(line: bytes | None, size: int, number: int, max_line_bytes: int) -> Any:
-    if line is None:
-        raise RowError(
-            f"the line has {size} bytes, more than max_line_bytes={max_line_bytes}", "line too long"
-        )
+def excerpt(row: Any) -> str:
+    """The beginning of a row, for people."""
+    if isinstance(row, RowError):
+        return row.excerpt
     try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise RowError(
-            f"the line is not UTF-8: byte 0x{line[error.start]:02X} at position {error.start}",
-            "invalid UTF-8",
-        ) from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RowError(
-            f"the line is not JSON: {error.msg} at character {error.pos + 1}", "invalid JSON"
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise RowError(f"the line is not JSON that can be read: {error}", "invalid JSON") from None
+        return json.dumps(row, ensure_ascii=False, default=str)[:_EXCERPT]
+    except (TypeError, ValueError, RecursionError):  # keys that are no texts
+        return repr(row)[:_EXCERPT]
 
 
 def read_examples(
@@ -216,38 +142,39 @@ def read_examples(
     rejects: Rejects | None = None,
     max_line_bytes: int = 1_000_000,
 ) -> Iterator[Example]:
-    """Examples of JSONL files (plain or gzip), in the order of the files and lines.
+    """Examples of JSONL (plain or gzip) and Parquet files, in the order of the files and rows.
 
     Blank lines are skipped. A row that is wrong in itself, too long, not UTF-8, not JSON, or whose
-    id came before, goes to `rejects`, and reading goes on.
+    id came before, goes to `rejects`, and reading goes on. Memory: 8 bytes a row, for the ids.
     Raises SourceError (missing, empty or damaged file), RejectShareError (by `rejects`),
     and RowError at the first bad row where `rejects` is None.
     """
     row_format = fields if isinstance(fields, RowFormat) else RowFormat.from_config(fields or {})
     row_format.check(taxonomy)
-    seen: set[int] = set()
+    seen = SeenIds()
     left_out = None if rejects is None else rejects.left_out
+    untrusted = None if rejects is None else rejects.untrusted
     for name, path in find_files(paths).items():
-        rows = 0
-        for number, line, size in read_lines(path, max_line_bytes):
-            if line is not None and not line.strip():
-                continue
-            rows += 1
-            try:
-                row = _decode(line, size, number, max_line_bytes)
-                example = parse_row(row, taxonomy, row_format, f"{name}:{number}", left_out)
-                key = int(hash_ids([example.id])[0])
-                if key in seen:
-                    raise RowError(f"the id '{example.id}' was used by a row before", "repeated id")
-            except RowError as error:
-                if rejects is None:
-                    raise RowError(f"{path}:{number}: {error}", error.kind) from None
-                excerpt = (line or b"")[: 4 * _EXCERPT].decode("utf-8", errors="replace")
-                rejects.reject(os.fspath(path), number, str(error), error.kind, excerpt)
-                continue
-            seen.add(key)
-            if rejects is not None:
-                rejects.accept()
-            yield example
-        if rows == 0:
-            raise SourceError(f"the file {path} is empty; give a file with one JSON row a line")
+        for block in read_blocks(name, path, max_line_bytes):
+            parsed = parse_block(block, taxonomy, row_format, max_line_bytes, left_out, untrusted)
+            good = [example.id for _, _, example in parsed if isinstance(example, Example)]
+            is_first = iter(seen.add(hash_ids(good)))
+            for number, row, example in parsed:
+                error = example if isinstance(example, RowError) else None
+                if error is None and not next(is_first):
+                    error = repeated_id(example, row)
+                if error is None:
+                    if rejects is not None:
+                        rejects.accept()
+                    yield example
+                elif rejects is None:
+                    raise RowError(f"{path}:{number}: {error}", error.kind)
+                else:
+                    file = os.fspath(path)
+                    rejects.reject(file, number, str(error), error.kind, error.excerpt)
+
+
+def repeated_id(example: Example, row: Any) -> RowError:
+    """What is said of a row whose id a row before has."""
+    reason = f"the id '{example.id}' was used by a row before"
+    return RowError(reason, "repeated id", excerpt(row))

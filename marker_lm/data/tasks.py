@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from etils import epath
 
 from marker_lm.data.example import Example
-from marker_lm.data.spans import Spans
+from marker_lm.data.sources import SourceError
+from marker_lm.data.spans import ABSENT, Spans, value_number
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.data.vocabularies import (
     CategoriesVocabulary,
@@ -53,7 +55,9 @@ def build_task(
     Features of the task's dataset, all without eos:
       id: string scalar; prompt, completion: int32[length];
       markers: int32[length], the spans of all markers one after the other, in taxonomy order;
-      marker_lengths: int32[C], tokens of each category of the taxonomy, 0 = absent.
+      marker_lengths: int32[C], tokens of each category of the taxonomy, 0 = absent;
+      marker_values: int32[C], number of the value in its closed category, ABSENT = none; of
+        several values the first.
     """
     categories = tuple(codec.taxonomy.categories)
     text = TokenizerVocabulary(tokenizer, codec.n_reserved)
@@ -74,6 +78,7 @@ def build_task(
             "completion": feature(text),
             "markers": feature(text),
             "marker_lengths": feature(columns),
+            "marker_values": feature(columns),
         },
     )
 
@@ -125,13 +130,15 @@ def _split(batch: Mapping[str, Any], categories: Sequence[str]) -> Iterator[Span
         for key in ("prompt", "completion", "markers")
     )
     lengths_BxC = batch["marker_lengths"].numpy()
+    values_BxC = batch["marker_values"].numpy().tolist()
     ends_BxC = np.cumsum(lengths_BxC, axis=1)
     for b, name in enumerate(batch["id"].numpy()):
         markers = {
             categories[c]: lists[b][ends_BxC[b, c] - lengths_BxC[b, c] : ends_BxC[b, c]]
             for c in np.flatnonzero(lengths_BxC[b])
         }
-        yield Spans(name.decode("utf-8"), prompts[b], completions[b], markers)
+        values = {categories[c]: v for c, v in enumerate(values_BxC[b]) if v != ABSENT}
+        yield Spans(name.decode("utf-8"), prompts[b], completions[b], markers, values)
 
 
 @contextlib.contextmanager
@@ -191,19 +198,35 @@ def tokenize(
     Works on batches of rows, because a call of Python for each row would be slow.
     """
     columns = output_features["marker_lengths"].vocabulary.categories
-    marker = functools.lru_cache(1 << 16)(codec.marker)
+    taxonomy = codec.taxonomy
+
+    @functools.lru_cache(1 << 16)
+    def marker(category: str, value: Any) -> tuple[tuple[int, ...], int]:
+        """Ids of a marker, and the number of its value."""
+        number = value_number(taxonomy.categories[category], value)
+        return codec.marker(category, value), number
 
     @_remember_errors()
-    def encode_markers(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def encode_markers(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rows = [json.loads(text) for text in texts]
-        found = [[marker(c, row[c]) if c in row else () for c in columns] for row in rows]
-        sizes = np.asarray([[len(span) for span in row] for row in found], np.int32)
-        flat, lengths = flatten([list(itertools.chain(*row)) for row in found])
-        return flat, lengths, sizes.reshape(len(rows), len(columns))
+        found = [
+            [marker(c, _hashable(row[c])) if c in row else ((), ABSENT) for c in columns]
+            for row in rows
+        ]
+        sizes = [[len(span) for span, _ in row] for row in found]
+        values = [[value for _, value in row] for row in found]
+        flat, lengths = flatten([[i for span, _ in row for i in span] for row in found])
+        shape = len(rows), len(columns)
+        return (
+            flat,
+            lengths,
+            np.asarray(sizes, np.int32).reshape(shape),
+            np.asarray(values, np.int32).reshape(shape),
+        )
 
     def encode(rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        flat, lengths, sizes = tf.numpy_function(
-            encode_markers, [rows["markers"]], (tf.int32, tf.int64, tf.int32)
+        flat, lengths, sizes, values = tf.numpy_function(
+            encode_markers, [rows["markers"]], (tf.int32, tf.int64, tf.int32, tf.int32)
         )
         return {
             "id": rows["id"],
@@ -211,10 +234,16 @@ def tokenize(
             "completion": output_features["completion"].vocabulary.encode_tf(rows["completion"]),
             "markers": ragged(flat, lengths),
             "marker_lengths": tf.ensure_shape(sizes, [None, len(columns)]),
+            "marker_values": tf.ensure_shape(values, [None, len(columns)]),
         }
 
     # The last map changes no row, only the declared type: a row of a ragged batch is a tensor.
     return dataset.batch(_BATCH).map(encode).unbatch().map(dict)
+
+
+def _hashable(value: Any) -> Any:
+    """A marker's value from JSON; several values of one category are a list there."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _interleave(
@@ -239,3 +268,48 @@ def _interleave(
         choices, output_signature=tf.TensorSpec([None], tf.int64)
     ).unbatch()
     return tf.data.Dataset.choose_from_datasets(datasets, order, stop_on_empty_dataset=True)
+
+
+def tfds_rows(name: str, split: str, folder: str = "") -> Iterator[dict[str, Any]]:
+    """The rows of a TensorFlow Datasets split as plain Python, in the order in which they lie.
+
+    Args:
+      name: 'dataset', 'dataset/config' or 'dataset/config:version', which TFDS downloads and
+        prepares where it is not there yet; or the folder of a prepared version.
+      split: as TFDS writes it: 'train', 'train[:10%]'.
+      folder: where TFDS keeps its datasets; its own default when empty.
+
+    Raises:
+      SourceError: TFDS knows no such dataset or split.
+    """
+    import tensorflow_datasets as tfds  # seconds, and most runs have no such task
+
+    try:
+        if epath.Path(name).is_dir():
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, data_dir=folder or None)
+            builder.download_and_prepare()
+        one_by_one = tfds.ReadConfig(interleave_cycle_length=1)
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=one_by_one)
+    except (ValueError, AssertionError, ImportError, tfds.core.DatasetNotFoundError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SourceError(f"TFDS gives no split '{split}' of '{name}': {said}") from None
+    for row in tfds.as_numpy(dataset):
+        yield {key: _plain(value) for key, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value of TFDS as JSON would have it; text that is not UTF-8 stays bytes."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    return value

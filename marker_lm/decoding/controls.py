@@ -13,7 +13,8 @@ class Controls:
     """The state of each category for one prompt; a category that is not named is free.
 
     Attributes:
-      pinned: category -> value, shown on the prompt side and forced in the completion-side list.
+      pinned: category -> value, shown on the prompt side and forced in the completion-side list; a
+        list where the category allows several values, and then no others are written.
       banned: categories that may not be written.
       asked: categories that must be written, with the model's own value.
     """
@@ -32,8 +33,8 @@ def check_controls(controls: Controls, taxonomy, categories: Collection[str]) ->
       categories: those the model writes in its completion-side list.
 
     Raises:
-      MarkerError: an unknown category or value, one that the model was not trained to write, or one
-        that is both banned and wanted.
+      MarkerError: an unknown category or value, one that the model was not trained to write, one
+        that is both banned and wanted, or a bucket that contradicts its number.
     """
     pinned = taxonomy.check_all(controls.pinned)
     for category in [*pinned, *sorted(controls.banned), *sorted(controls.asked)]:
@@ -45,4 +46,19 @@ def check_controls(controls: Controls, taxonomy, categories: Collection[str]) ->
     for category in sorted(controls.banned):
         if category in pinned or category in controls.asked:
             raise MarkerError(f"'{category}' is banned and wanted at once; say one of the two.")
+    _check_buckets(pinned, taxonomy)
     return dataclasses.replace(controls, pinned=pinned)
+
+
+def _check_buckets(pinned: Mapping[str, Any], taxonomy) -> None:
+    for name, value in pinned.items():
+        category = taxonomy.categories[name]
+        if not category.edges or category.of not in pinned:
+            continue
+        number = pinned[category.of]
+        bucket = taxonomy.bucket(name, number)
+        if value != bucket:
+            raise MarkerError(
+                f"{name}={value} and {category.of}={number} contradict each other; "
+                f"pin {name}={bucket} with that number, or only one of the two."
+            )

@@ -14,7 +14,7 @@ from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
 from marker_lm.decoding.sampling import Sampling, sample
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.transformer import Transformer, head_logits
+from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
 
@@ -28,7 +28,8 @@ class Result:
       pinned: the categories of `markers` that were given by the user.
       probability: category -> probability of its value (1 for pinned ones).
       tokens: ids of the answer, without eos.
-      finished: whether the answer ended by itself, and not at `max_tokens`.
+      finished: whether the answer ended by itself, and not at `max_tokens` or because the model's
+        length was full; a long prompt and list may leave no room for an answer at all.
     """
 
     text: str
@@ -244,11 +245,14 @@ def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
     )
     last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
     hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
-    return head_logits(params, config, hidden_BxD), cache
+    return head_logits(head_table(params, config), config, hidden_BxD), cache
 
 
 def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
     """Samples answers token by token until every row has ended or `max_tokens` is reached.
+
+    A row also ends when the model has read `config.max_len` tokens, as in training, where the token
+    after those is only ever a target.
 
     Args:
       config, eos: of the model; `eos` ends a row.
@@ -276,10 +280,11 @@ def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sam
         token_B = sample(jnp.where(text_V, logits_BxV, -jnp.inf), keys, sampling)
         tokens_BxT = tokens_BxT.at[:, t].set(jnp.where(done_B, 0, token_B))
         length_B = length_B + ~done_B
-        done_B = done_B | (token_B == eos)
+        done_B = done_B | (token_B == eos) | (cache.length >= config.max_len)
         logits_BxV, cache = extend(config, params, cache, token_B[:, None], ~done_B[:, None])
         return t + 1, tokens_BxT, length_B, done_B, logits_BxV, cache
 
+    done_B = done_B | (cache.length > config.max_len)
     start = (0, tokens_BxT, jnp.zeros_like(done_B, jnp.int32), done_B, logits_BxV, cache)
     _, tokens_BxT, length_B, *_ = jax.lax.while_loop(going_on, step, start)
     return tokens_BxT, length_B

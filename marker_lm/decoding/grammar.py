@@ -2,13 +2,15 @@
 
 The block is `open (prefix value suffix)* close` with categories in the layout's order. At each
 point a row may go on with any category that is free, up to and including the first one that must be
-written; a pinned category has one value, an asked one any. Whatever is sampled under `allowed`
-parses, and is what the codec writes for the same markers.
+written; a pinned category has one value, an asked one any. Of a category that allows several values
+one or more are written, each at most once, in the order of the taxonomy; pinned ones come without
+any other. Whatever is sampled under `allowed` parses, and is what the codec writes for the same
+markers.
 """
 
 import itertools
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 
 import numpy as np
 
@@ -22,6 +24,7 @@ MAX_WHOLE, MAX_FRACTION = 9, 6
 # A part of the grammar: yields the ids that may come next, is sent the id that came and the
 # log-probability of each id that might have.
 Walk = Generator[set[int], tuple[int, Mapping[int, float]], tuple]
+Ids = tuple[int, ...]
 
 
 class Grammar:
@@ -31,6 +34,7 @@ class Grammar:
       order: categories of the completion side.
       open, close: ids around the block.
       values: closed category -> value -> ids of the value and what ends it.
+      several: the categories that allow several values.
     """
 
     def __init__(self, taxonomy, codec, layout: Layout):
@@ -42,9 +46,10 @@ class Grammar:
             for c, category in taxonomy.categories.items()
             if c in self.order and category.is_closed
         }
+        self.several = frozenset(c for c in self.values if taxonomy.categories[c].several)
 
-    def ids(self, category: str, value) -> tuple[int, ...]:
-        """Ids of a value and its suffix."""
+    def ids(self, category: str, value) -> Ids:
+        """Ids of a value, or of several, and the suffix."""
         return (*self.codec.value(category, value), *self.codec.suffix(category))
 
     def room(self, pinned: Mapping) -> int:
@@ -53,6 +58,8 @@ class Grammar:
         for category in self.order:
             number = len("-.") + MAX_WHOLE + MAX_FRACTION + len(self.codec.suffix(category))
             longest = max(map(len, self.values.get(category, {}).values()), default=number)
+            if category in self.several:
+                longest = len(self.ids(category, tuple(self.values[category])))
             value = self.ids(category, pinned[category]) if category in pinned else ()
             room += len(self.codec.prefix(category)) + max(longest, len(value))
         return room
@@ -67,7 +74,10 @@ class Block:
       tokens: ids so far.
       markers: what was written so far, in order.
       log_probability: category -> log-probability of its value under the grammar, given that the
-        category is written; 0 where it was pinned.
+        category is written; 0 where it was pinned. Of several values it is that of the whole set:
+        of each value after those before it, and of no further one after the last. In text it is a
+        lower bound where what may follow parts from this category's tag at different ids: the part
+        of the end's probability that lies behind the ids that were not taken is not known.
     """
 
     def __init__(self, grammar: Grammar, controls: Controls):
@@ -106,23 +116,25 @@ class Block:
         """The whole block."""
         grammar = self.grammar
         yield from _one_of({"open": grammar.open})
-        after, first = 0, None
+        after, came = 0, ()
         while True:
-            category, _ = yield from _one_of(self._choices(after), first)
+            category, _ = yield from _one_of(self._choices(after), came)
             if category is None:
                 break
-            after, first = grammar.order.index(category) + 1, None
+            after, came = grammar.order.index(category) + 1, ()
             if category in self.controls.pinned:
                 value = self.controls.pinned[category]
                 value, log_p = yield from _one_of({value: grammar.ids(category, value)})
+            elif category in grammar.several:
+                value, log_p, came = yield from self._several(category, after)
             elif category in grammar.values:
                 value, log_p = yield from _one_of(grammar.values[category])
             else:
-                value, log_p, first = yield from self._number(category, after)
+                value, log_p, came = yield from self._number(category, after)
             self.markers[category], self.log_probability[category] = value, log_p
         yield set()  # nothing may follow
 
-    def _choices(self, after: int) -> dict[str | None, tuple[int, ...]]:
+    def _choices(self, after: int) -> dict[str | None, Ids]:
         """Prefixes of the categories that may come next, and the end (None) if nothing is owed."""
         paths: dict = {}
         for category in self.grammar.order[after:]:
@@ -132,6 +144,26 @@ class Block:
             if category in self.controls.pinned or category in self.controls.asked:
                 return paths
         return paths | {None: self.grammar.close}
+
+    def _several(self, category: str, after: int) -> Walk:
+        """One or more values of free choice.
+
+        Returns:
+          Values, log-probability, and the ids after them that were read to see that they end.
+        """
+        again = tuple(self.grammar.codec.again(category))
+        ends = self._choices(after).values()
+        left: Mapping[str, Ids] = self.grammar.values[category]
+        order, values, came, total = list(left), (), (), 0.0
+        while True:
+            value, log_p = yield from _one_of(left, came)
+            values, total = (*values, value), total + log_p
+            later = order[order.index(value) + 1 :]
+            left = {v: again + self.grammar.values[category][v] for v in later}
+            goes_on, log_p, came = yield from _either(left.values(), ends)
+            total += log_p
+            if not goes_on:
+                return values, total, came
 
     def _number(self, category: str, after: int) -> Walk:
         """A number of free choice.
@@ -155,31 +187,49 @@ class Block:
             total += log_p[token]
         total += float(np.logaddexp.reduce([log_p[end] for end in ends]))
         if suffix:
-            yield from _one_of({"suffix": suffix}, token)
-            token = None
-        return taxonomy.check(category, text), total, token
+            yield from _one_of({"suffix": suffix}, (token,))
+        return taxonomy.check(category, text), total, () if suffix else (token,)
 
 
-def _one_of(paths: Mapping, first: int | None = None) -> Walk:
+def _one_of(paths: Mapping, came: Ids = ()) -> Walk:
     """Reads one of several sequences of ids, none of which begins another.
 
     Args:
       paths: outcome -> ids.
-      first: the first id, where it has come already.
+      came: the first ids, where they have come already.
 
     Returns:
       The outcome and its log-probability.
     """
     total = 0.0
     for at in itertools.count():
-        token = first if at == 0 else None
-        if token is None:
+        if at < len(came):
+            token = came[at]
+        else:
             token, log_p = yield {path[at] for path in paths.values()}
             total += log_p[token]
         paths = {outcome: path for outcome, path in paths.items() if path[at] == token}
         outcome, path = next(iter(paths.items()))
         if len(path) == at + 1:
             return outcome, total
+
+
+def _either(more: Iterable[Ids], ends: Iterable[Ids]) -> Walk:
+    """Reads ids up to the one that tells whether a sequence of `more` or one of `ends` has begun.
+
+    Returns:
+      Whether it is one of `more`; the log-probability of that, where all ids that lead away from
+      `more` at the last step count as one; and the ids read.
+    """
+    more, ends, came, total = list(more), list(ends), (), 0.0
+    while more and ends:
+        on, off = ({path[len(came)] for path in paths} for paths in (more, ends))
+        token, log_p = yield on | off
+        same = [token] if token in on else list(off - on)
+        total += float(np.logaddexp.reduce([log_p[id] for id in same]))
+        came += (token,)
+        more, ends = ([p for p in paths if p[: len(came)] == came] for paths in (more, ends))
+    return bool(more), total, came
 
 
 def number_steps(text: str, integer: bool) -> tuple[str, bool]:

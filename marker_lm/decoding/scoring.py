@@ -5,10 +5,11 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
-from marker_lm.data.loader import empty_batch, place
+from marker_lm.data.loader import place
 from marker_lm.data.spans import Spans
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine, round_up
@@ -50,7 +51,7 @@ class Scorer:
         """Scores completions given prompts.
 
         A model trained with markers must be scored with a list: without one it is out of its
-        distribution and loses about a nat per token (PAPER.md section 11).
+        distribution.
 
         Args:
           prompts, completions: texts.
@@ -82,14 +83,21 @@ class Scorer:
 
         Categories that stand before it in the list take the values in `given`, else the model's own
         likeliest ones. Each value is scored as the model would write it; the probabilities are
-        normalised over the closed set and sum to 1.
+        normalised over the closed set and sum to 1. A category that allows several values has none:
+        how likely a value is among others is a sum over all sets, too many to score.
 
         Raises:
-          MarkerError: the category is not closed, or the model doesn't write it.
+          MarkerError: the category is not closed, allows several values, or the model doesn't write
+            it.
         """
         engine, grammar = self.engine, self.engine.grammar
+        if category in grammar.several:
+            raise MarkerError(
+                f"'{category}' allows several values, so it has no posterior over single ones;"
+                f" decode with it asked for, which gives a set of values and its probability."
+            )
         if category not in grammar.values:
-            known = ", ".join(grammar.values)
+            known = ", ".join(c for c in grammar.values if c not in grammar.several)
             raise MarkerError(f"'{category}' has no posterior; closed categories are: {known}.")
         order = engine.layout.completion_side
         before = order[: order.index(category)]
@@ -123,10 +131,10 @@ class Scorer:
         for start in range(0, len(order), engine.batch):
             chosen = order[start : start + engine.batch]
             L = round_up(max(len(sequences[i]) for i in chosen), 32)
-            batch = empty_batch(engine.batch, L)
-            for row, i in enumerate(chosen):
-                ids = np.asarray(sequences[i], np.int32)
-                place(batch, row, 0, 1, ids, np.full(len(ids), Kind.COMPLETION))
+            ids_T = np.concatenate([sequences[i] for i in chosen]).astype(np.int32)
+            length_P = np.array([len(sequences[i]) for i in chosen])
+            kinds_T = np.full(len(ids_T), Kind.COMPLETION, np.int32)
+            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.batch, L)
             with use_mesh(engine.mesh):
                 nll_BxL = np.asarray(self._nll(engine.params, batch))
             for row, i in enumerate(chosen):
@@ -149,4 +157,5 @@ class Scorer:
 
 
 def _batch_nll(config, blocks, params, batch):
-    return batch_nll(params, config, batch, blocks)
+    wanted_BxL = batch["segment_ids"] != 0
+    return batch_nll(params, config, batch, jnp.zeros(wanted_BxL.shape), wanted_BxL, blocks)[1]

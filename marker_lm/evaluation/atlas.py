@@ -56,8 +56,8 @@ def atlas_benchmark(folder: epath.PathLike, most: int) -> Benchmark:
             "Length counts words (UAX 29) without markup, in training and in the check alike.",
             "Figures over all rows are over a part that has head and tail languages in the shares "
             "of the training rows; the tail's own figures are over a denser sample of it.",
-            "The demo's default settings were tuned on these held-out rows, so its figures are "
-            "somewhat optimistic.",
+            "The demo's settings were chosen on rows of the split 'dev', none of which is counted "
+            "here.",
         ),
     )
 

@@ -4,15 +4,13 @@ Nothing here knows how the Atlas renders an answer. Shared with it are the table
 what a word is (marker_lm.data.atlas.languages).
 
 Limits of the language check. Evidence are letters that belong to words CLDR has for the kinds of
-things the Atlas talks about, in any of its 32 languages: names that several languages write alike
+things the Atlas talks about, in any of its languages: names that several languages write alike
 ('Angola', 'Euro') tie, and a tie counts for the language asked for. An answer without letters
 ('300') has no evidence: None, to be left out. What a format adds (tags, JSON keys, column heads)
 is left out before.
 """
 
 import itertools
-import json
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from datetime import date
 from functools import cache
@@ -21,9 +19,8 @@ import regex
 from babel.dates import format_date
 from babel.localedata import LocaleDataDict
 from babel.numbers import NumberPattern
-from markdown_it import MarkdownIt
-from markdown_it.tree import SyntaxTreeNode
 
+from marker_lm.annotate import parsers
 from marker_lm.data.atlas import languages
 
 FORMATS = ("Plain", "JSON", "XML", "Enumeration", "Tabular", "Markdown")
@@ -32,7 +29,6 @@ EDGES = (4, 21)
 MIN_SCORE = 0.6
 # Written without spaces: words are looked up inside a run of letters.
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Khmer}\p{Lao}]")
-_MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
 def items(text: str, format: str) -> list[str] | None:
@@ -56,71 +52,37 @@ def check_format(text: str, format: str) -> bool:
 
 
 def _json_items(text: str) -> list[str] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return list(_leaves(value)) if isinstance(value, list | dict) else None
-
-
-def _leaves(value) -> Iterable[str]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner)
-    else:
-        yield str(value)
+    value = parsers.json_container(text)
+    return None if value is None else [str(leaf) for leaf in parsers.leaves(value)]
 
 
 def _xml_items(text: str) -> list[str] | None:
-    try:
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return None
-    return [part for part in root.itertext() if part.strip()]
-
-
-def _plain_text(node: SyntaxTreeNode) -> str:
-    return "".join(n.content for n in node.walk() if n.type in ("text", "code_inline"))
-
-
-def _tree(text: str) -> SyntaxTreeNode:
-    return SyntaxTreeNode(_MARKDOWN.parse(text))
-
-
-def _list_items(node: SyntaxTreeNode) -> list[str] | None:
-    """Texts of a list whose entries are one paragraph each, else None."""
-    found = []
-    for entry in node.children:
-        if [child.type for child in entry.children] != ["paragraph"]:
-            return None
-        found.append(_plain_text(entry))
-    return found
+    root = parsers.xml_root(text)
+    return None if root is None else [part for part in root.itertext() if part.strip()]
 
 
 def _enumeration_items(text: str) -> list[str] | None:
-    blocks = _tree(text).children
+    blocks = parsers.tree(text).children
     if [block.type for block in blocks] != ["ordered_list"] or blocks[0].attrs.get("start", 1) != 1:
         return None
-    return _list_items(blocks[0])
+    return parsers.list_items(blocks[0])
 
 
 def _tabular_items(text: str) -> list[str] | None:
-    blocks = _tree(text).children
-    if [block.type for block in blocks] != ["table"] or len(blocks[0].children) != 2:
+    blocks = parsers.tree(text).children
+    if [block.type for block in blocks] != ["table"]:
         return None
-    return [_plain_text(cell) for row in blocks[0].children[1].children for cell in row.children]
+    return [cell for row in parsers.table_cells(blocks[0]) for cell in row]
 
 
 def _markdown_items(text: str) -> list[str] | None:
-    blocks = _tree(text).children
+    blocks = parsers.tree(text).children
     if blocks[0].type != "heading":
         return None
     found: list[str] = []
     for block in blocks:
-        inner = [_plain_text(block)] if block.type == "heading" else None
-        inner = _list_items(block) if block.type == "bullet_list" else inner
+        inner = [parsers.plain_text(block)] if block.type == "heading" else None
+        inner = parsers.list_items(block) if block.type == "bullet_list" else inner
         if inner is None:
             return None
         found += inner
@@ -129,9 +91,7 @@ def _markdown_items(text: str) -> list[str] | None:
 
 def _plain_items(text: str) -> list[str] | None:
     others = (_json_items, _xml_items, _enumeration_items, _tabular_items, _markdown_items)
-    # Half a table or a cut array is no plain text either.
-    marked = regex.search(r"(?m)^\s*(#+ |[-*|\[{]|1\. .*\n+2\. )|</?\w+>|\*\*|[\]}|]$", text)
-    if marked or any(parse(text) is not None for parse in others):
+    if parsers.has_markup_left(text) or any(parse(text) is not None for parse in others):
         return None
     # A comma between digits is part of a number.
     return regex.split(r"(?<!\d)[,、،፣]|[,、،፣](?!\d)|\n+", text)

@@ -80,7 +80,7 @@ def _samples(results: dict) -> Html:
             own = str(row["value"]) == str(sample["own"])
             value = markup.with_note(row["value"], "the row's own" if own else "")
             markers = row.get("markers") or {}
-            chips = [tag("span", f"{k} = {v}", css="chip") for k, v in markers.items()]
+            chips = [tag("span", wording.marker(k, v), css="chip") for k, v in markers.items()]
             answer = join([markup.sample_text(row["text"], markers), *chips])
             verdict = {True: ("obeyed", "good"), False: ("missed", "bad"), None: "unchecked"}
             rows.append([(value, "value"), answer, verdict[row.get("ok")]])

@@ -64,7 +64,7 @@ def predict(
         # Not splitlines: answers may hold other line separators, which JSON leaves as they are.
         head, *lines = path.read_text().rstrip("\n").split("\n")
         if head == json.dumps(key):
-            return [Answer(**json.loads(line)) for line in lines]
+            return [_read(line) for line in lines]
     controls = [pin_levers(engine, pinned) for pinned in pins]
     order = sorted(range(len(items)), key=lambda i: sizes[i])
     answers: list[Answer | None] = [None] * len(items)
@@ -87,3 +87,10 @@ def predict(
     partial.write_text("\n".join(lines) + "\n")
     partial.replace(path)
     return answers
+
+
+def _read(line: str) -> Answer:
+    """A kept answer; several values of one category are a list in JSON."""
+    answer = Answer(**json.loads(line))
+    markers = {c: tuple(v) if isinstance(v, list) else v for c, v in answer.markers.items()}
+    return dataclasses.replace(answer, markers=markers)

@@ -23,10 +23,11 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     """The held-out rows of a config's tasks.
 
     The only lever that a program can check on any text without a language identifier is the format,
-    so that is what control is measured on, where the taxonomy has one.
+    so that is what control is measured on, where the taxonomy has one and it has one value.
 
     Raises:
-      SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks.
+      SetupError: the config names no held-out rows, or a tail category that the taxonomy lacks or
+        that allows several values: a row would be of several strata.
       StrataError: `eval.strata` names no file of frozen strata for this taxonomy.
     """
     taxonomy = load_taxonomy(config.taxonomy)
@@ -35,7 +36,9 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
     category, tail = strata["category"], frozenset(strata["tail"])
     train_shares = strata["train_shares"]
     formats = [
-        f for f, s in train_shares.get("format", {}).items() if s >= LEVER_SHARE and f in FORMATS
+        f
+        for f, share in train_shares.get("format", {}).items()
+        if share >= LEVER_SHARE and f in FORMATS and not taxonomy.categories["format"].several
     ]
     items = [
         Item(e.id, e.prompt, e.completion, e.markers, open={"format": formats} if formats else {})
@@ -70,6 +73,12 @@ def _count_strata(config: ConfigDict, taxonomy: Taxonomy) -> dict[str, Any]:
     category = config.eval.tail_category
     if category not in taxonomy.categories:
         raise SetupError(f"eval.tail_category={category!r} is not in taxonomy '{taxonomy.name}'.")
+    if taxonomy.categories[category].several:
+        single = [c for c in taxonomy.categories.values() if c.is_closed and not c.several]
+        raise SetupError(
+            f"eval.tail_category={category!r} allows several values, which tell no single stratum;"
+            f" choose one of {', '.join(c.name for c in single)}."
+        )
     counts: dict[str, Counter] = {c: Counter() for c in taxonomy.categories}
     for task in (name for name, files in config.data.tasks.items() if files.train):
         for example in _read(config, task, "train", taxonomy):

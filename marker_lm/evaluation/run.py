@@ -183,7 +183,7 @@ def arm_curves(name: str, workdir: epath.PathLike) -> dict[str, Any]:
 def posterior_check(benchmark: Benchmark, engine: Engine, most: int = 32) -> dict[str, Any]:
     """Posteriors of the categories that the prompt fixes: do they sum to 1, are they right?"""
     scorer, errors, right, n = Scorer(engine), [0.0], {}, 0
-    for category in engine.grammar.values:
+    for category in (c for c in engine.grammar.values if c not in engine.grammar.several):
         chosen = [i for i in benchmark.items if i.determined and category in i.determined][:most]
         if not chosen:
             continue

@@ -122,23 +122,19 @@ def control(benchmark: Benchmark, answers: Answers, own, asked) -> list[dict[str
     'pinned' is over all held-out rows. 'pinned, prompt leaves it open' and 'moved to another value'
     are over those whose prompt doesn't give the value away; a moved lever asks for every value
     alike, rare ones too, and head and tail are then told by what was asked for. The last check is
-    over the pairs of language and format that training never had, both at once.
+    over the pairs of language and format that training never had, both at once. A demand that no
+    answer can be held against has a row all the same, with n 0 and None.
     """
     bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "control"}
     rows = []
 
     def add(arm, category, check, stratum, values):
+        bar = bars.get((category, check)) if stratum == "all" else None
+        row = {"arm": arm, "category": category, "check": check, "stratum": stratum, "bar": bar}
         if values:
-            rows.append(
-                {
-                    "arm": arm,
-                    "category": category,
-                    "check": check,
-                    "stratum": stratum,
-                    "bar": bars.get((category, check)) if stratum == "all" else None,
-                }
-                | _interval(mean_interval(values), "obeyed")
-            )
+            rows.append(row | _interval(mean_interval(values), "obeyed"))
+        elif bar is not None:
+            rows.append(row | {"n": 0, "obeyed": None, "low": None, "high": None})
 
     for arm, modes in answers.items():
         pinned, changed = (modes.get(m, modes.get("plain")) for m in ("pinned", "moved"))
@@ -188,7 +184,10 @@ def _obeyed(benchmark: Benchmark, category: str, answers, asked) -> list[float |
 
 
 def inference(benchmark: Benchmark, answers: Answers) -> list[dict[str, Any]]:
-    """Accuracy of inferred markers: what the prompt determines and what it leaves open, apart."""
+    """Accuracy of inferred markers: what the prompt determines and what it leaves open, apart.
+
+    Of a category that allows several values, right is the exact set.
+    """
     bars = {(b.category, b.check): b.least for b in benchmark.bars if b.measure == "inference"}
     rows = []
     for arm, modes in answers.items():
@@ -243,7 +242,10 @@ def asked_got(benchmark: Benchmark, answers, own, asked) -> dict[str, Any]:
 
 
 def inferred_confusion(benchmark: Benchmark, answers) -> dict[str, Any]:
-    """Closed category -> counts of true against inferred, where the prompt determines the value."""
+    """Closed category -> counts of true against inferred, where the prompt determines the value.
+
+    A category that allows several values has no such table: its sets are too many for one.
+    """
     tables = {}
     for category in _inferred(answers):
         pairs = [

@@ -18,6 +18,12 @@ def unique(names: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(names))
 
 
+def marker(category: str, value: Any) -> str:
+    """'lang = de'; several values of a category with commas."""
+    shown = ", ".join(value) if isinstance(value, list | tuple) else value
+    return f"{category} = {shown}"
+
+
 def percent(value: float | None, decimals: int = 1) -> str:
     return "–" if _missing(value) else f"{100 * value:.{decimals}f}{NBSP}%"
 

@@ -43,6 +43,11 @@ def mend(word: Any, known: Iterable[str]) -> str:
     return f"it must be one of {', '.join(show(name) for name in known[:_LISTED])}{more}"
 
 
+def is_absent(value: Any) -> bool:
+    """Whether this says that there is no such marker: None (JSON's null) or an empty list."""
+    return value is None or (isinstance(value, list | tuple) and not value)
+
+
 @dataclass(frozen=True)
 class Category:
     """One property of an example.
@@ -61,6 +66,8 @@ class Category:
         quantiles_per: a bucket by len(values) equal quantiles, taken within each value of this
             category; value 0 is the lowest quantile.
         unit: the named unit of a number.
+        several: of a closed category, whether an example may have several of the values at once.
+            They stay one marker: written side by side, and dropped, pinned and banned together.
     """
 
     name: str
@@ -73,14 +80,21 @@ class Category:
     edges: tuple[float, ...] = ()
     quantiles_per: str | None = None
     unit: str | None = None
+    several: bool = False
 
     @property
     def is_closed(self) -> bool:
         """True when the value is one of a known set (closed or bucket)."""
         return self.type in ("closed", "bucket")
 
-    def check(self, value: Any) -> str | int | float:
-        """The canonical value: str of the set, int (64 bits) or finite float; else MarkerError."""
+    def check(self, value: Any) -> str | tuple[str, ...] | int | float:
+        """The canonical value: str of the set, int (64 bits) or finite float; else MarkerError.
+
+        Where several are allowed, it is the tuple of the distinct values in the order of `values`,
+        one at least; they are given as a list, or a single one by itself.
+        """
+        if self.several:
+            return self._check_several(value)
         if self.is_closed:
             return self._check_closed(value)
         number = _integer(value) if self.type == "integer" else to_number(value)
@@ -91,7 +105,20 @@ class Category:
             )
         return number
 
+    def _check_several(self, value: Any) -> tuple[str, ...]:
+        if is_absent(value):
+            raise MarkerError(f"{self.name}={show(value)} has no value; leave the marker out")
+        given = value if isinstance(value, list | tuple) else (value,)
+        known = {self._check_closed(one) for one in given}
+        return tuple(one for one in self.values if one in known)
+
     def _check_closed(self, value: Any) -> str:
+        if isinstance(value, list | tuple) and not self.several:
+            more = " or set 'several: true' in the taxonomy" if self.type == "closed" else ""
+            raise MarkerError(
+                f"{self.name}={show(value)} is not a value of this category but a list, and it"
+                f" allows one value only; give one{more}"
+            )
         text = value
         if isinstance(value, numbers.Integral) and not isinstance(value, bool):
             text = str(int(value))
@@ -123,6 +150,8 @@ class Category:
         for key in ("of", "quantiles_per", "unit"):
             if getattr(self, key) is not None:
                 fields[key] = getattr(self, key)
+        if self.several:
+            fields["several"] = True
         return fields
 
 

@@ -30,6 +30,8 @@ class MarkerCodec:
     'text' tokenizes the tags and the value of the text template apart, so the ids of a piece never
     depend on its neighbours. 'compact' uses reserved ids from tokenizer.size on, in the order of
     `reserved_tokens`, which no user text can produce. Numbers are one id a character in both.
+    Several values of a category repeat the tag in 'text'; in 'compact' their ids follow the
+    category's one id: a value's id belongs to one category, so it needs no other to say which.
 
     Attributes:
         taxonomy, template: as given.
@@ -58,7 +60,7 @@ class MarkerCodec:
         else:
             self._build_compact()
         self._names = {
-            name: {ids: value for value, ids in table.items()}
+            name: {ids: taxonomy.check(name, value) for value, ids in table.items()}
             for name, table in self._values.items()
         }
         self._read_back(numeric)
@@ -87,6 +89,7 @@ class MarkerCodec:
         self.open, self.close = self._encode(OPEN), self._encode(CLOSE)
         self._prefix = {c.name: self._encode(f"<{c.name}>") for c in categories}
         self._suffix = {c.name: self._encode(f"</{c.name}>\n") for c in categories}
+        self._again = self._prefix
         self._values = {
             c.name: {value: self._encode(escape(value)) for value in c.values} for c in categories
         }
@@ -99,6 +102,7 @@ class MarkerCodec:
         self.open, self.close = ids[tokens[0]], ids[tokens[1]]
         self._prefix = {c.name: ids[category_token(c.name)] for c in categories}
         self._suffix = {c.name: () for c in categories}
+        self._again = self._suffix
         self._values = {
             c.name: {value: ids[value_token(c.name, value)] for value in c.values}
             for c in categories
@@ -107,7 +111,9 @@ class MarkerCodec:
     def _read_back(self, numeric: Iterable[str]) -> None:
         """Parses every marker once: a tokenizer with unknown characters is found here, not later
         as silently wrong training data."""
+        several = [c for c in self.taxonomy.categories.values() if c.several]
         probes = [(name, value) for name, table in self._values.items() for value in table]
+        probes += [(c.name, tuple(c.values)) for c in several]
         probes += [(name, number) for name in numeric for number in (-1234567890, 0)]
         for name, value in probes:
             block = self.open + self.marker(name, value) + self.close
@@ -115,7 +121,7 @@ class MarkerCodec:
                 markers, consumed = self.parse(block)
             except MarkerError as error:
                 markers, consumed = {name: str(error)}, 0
-            if markers != {name: value} or consumed != len(block):
+            if markers != {name: self.taxonomy.check(name, value)} or consumed != len(block):
                 raise MarkerError(
                     f"the tokenizer cannot write {name}={show(value)} so that it reads back (got"
                     f" {show(markers.get(name))}); use template 'compact' or a tokenizer that"
@@ -130,9 +136,19 @@ class MarkerCodec:
         """Ids after a value: '</lang>\\n' tokenized, or none."""
         return self._suffix[self.taxonomy.category(category).name]
 
+    def again(self, category: str) -> Ids:
+        """Ids between the suffix of one value and a further value of the same category: the prefix
+        in 'text', none in 'compact'."""
+        return self._again[self.taxonomy.category(category).name]
+
     def value(self, category: str, value: Any) -> Ids:
-        """Ids of a value; MarkerError when the taxonomy does not know it."""
+        """Ids of a value, of several with what stands between them; MarkerError when the taxonomy
+        does not know it."""
         value = self.taxonomy.check(category, value)
+        if isinstance(value, tuple):
+            between = self._suffix[category] + self._again[category]
+            first, *further = (self._values[category][one] for one in value)
+            return sum((between + ids for ids in further), first)
         if self._values[category]:
             return self._values[category][value]
         return tuple(self.number_ids[character] for character in number_text(value))
@@ -156,10 +172,11 @@ class MarkerCodec:
             name = self._category_at(ids, start)
             if name in markers:
                 raise MarkerError(f"category {name} stands twice in a marker block, at id {start}")
-            start += len(self._prefix[name])
-            end = self._value_end(name, ids, start)
-            markers[name] = self._read_value(name, ids[start:end], start)
-            start = end + len(self._suffix[name])
+            value, start = self._value_at(name, ids, start + len(self._prefix[name]))
+            while self._goes_on(name, ids, start):
+                further, start = self._value_at(name, ids, start + len(self._again[name]))
+                value += further
+            markers[name] = self.taxonomy.check(name, value)
         return markers, start + len(self.close)
 
     def _category_at(self, ids: Ids, start: int) -> str:
@@ -170,6 +187,18 @@ class MarkerCodec:
             f"a marker block has neither a category nor its close at id {start}:"
             f" {show(ids[start : start + 8])}"
         )
+
+    def _value_at(self, name: str, ids: Ids, start: int) -> tuple[Any, int]:
+        """One value, and where its suffix ends."""
+        end = self._value_end(name, ids, start)
+        return self._read_value(name, ids[start:end], start), end + len(self._suffix[name])
+
+    def _goes_on(self, name: str, ids: Ids, start: int) -> bool:
+        """Whether a further value of a category that allows several stands here."""
+        if not self.taxonomy.categories[name].several:
+            return False
+        again = self._again[name]
+        return _at(ids, start, again) if again else ids[start : start + 1] in self._names[name]
 
     def _value_end(self, name: str, ids: Ids, start: int) -> int:
         suffix = self._suffix[name]
@@ -185,7 +214,7 @@ class MarkerCodec:
             end += 1
         return end
 
-    def _read_value(self, name: str, piece: Ids, start: int) -> str | int | float:
+    def _read_value(self, name: str, piece: Ids, start: int) -> str | tuple[str] | int | float:
         if piece in self._names[name]:
             return self._names[name][piece]
         if not self._values[name] and all(id in self._characters for id in piece):

@@ -30,8 +30,8 @@ _REQUIRED = {
     "number": ("unit",),
     "bucket": ("values", "of"),
 }
-_OPTIONAL = {"bucket": ("edges", "quantiles_per")}
-_KEYS = (*_COMMON, "values", "unit", "of", "edges", "quantiles_per")
+_OPTIONAL = {"closed": ("several",), "bucket": ("edges", "quantiles_per")}
+_KEYS = (*_COMMON, "values", "unit", "of", "edges", "quantiles_per", "several")
 
 
 def build_categories(data: Mapping[str, Any], where: Where) -> dict[str, Category]:
@@ -77,6 +77,7 @@ def _category(name: Any, fields: Any, where: Where) -> Category:
         edges=_edges(fields, name, len(values), where) if kind == "bucket" else (),
         quantiles_per=fields.get("quantiles_per"),
         unit=_text(fields["unit"], (name, "unit"), where) if "unit" in fields else None,
+        several=_flag(fields, name, "several", where),
     )
 
 
@@ -86,6 +87,13 @@ def _choice(fields: Mapping, name: str, key: str, known: tuple[str, ...], where:
     if fields[key] not in known:
         raise _fault(where, (name, key), f"is {show(fields[key])}; {mend(fields[key], known)}")
     return fields[key]
+
+
+def _flag(fields: Mapping, name: str, key: str, where: Where) -> bool:
+    value = fields.get(key, False)
+    if not isinstance(value, bool):
+        raise _fault(where, (name, key), f"is {show(value)}; write true or false")
+    return value
 
 
 def _text(value: Any, path: tuple, where: Where) -> str:
@@ -153,10 +161,12 @@ def _check_references(category: Category, categories: Mapping[str, Category], wh
             )
     per = category.quantiles_per
     if per is not None:
-        closed = [name for name, other in categories.items() if other.type == "closed"]
-        if per not in closed:
+        closed = [n for n, other in categories.items() if other.type == "closed"]
+        single = [n for n in closed if not categories[n].several]
+        if per not in single:
+            what = "allows several values" if per in closed else "is no closed category"
             raise _fault(
                 where,
                 (category.name, "quantiles_per"),
-                f"is {show(per)}, which is no closed category; {mend(per, closed)}",
+                f"is {show(per)}, which {what}; {mend(per, single)}",
             )

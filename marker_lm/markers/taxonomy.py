@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from marker_lm.markers.category import Category, MarkerError, mend, show
+from marker_lm.markers.category import Category, MarkerError, is_absent, mend, show
 from marker_lm.markers.schema import build_categories
 from marker_lm.markers.taxonomy_file import read_taxonomy
 
@@ -42,19 +42,21 @@ class Taxonomy:
             )
         return self.categories[name]
 
-    def check(self, category: str, value: Any) -> str | int | float:
+    def check(self, category: str, value: Any) -> str | tuple[str, ...] | int | float:
         """The canonical value of a marker; MarkerError when category or value is not known.
 
         '12', 12 and 12.0 are the integer 12; True, 'x', 1.5 and nan are not integers. A closed
-        value may be given as an integer (4 is '4') and in any Unicode composition.
+        value may be given as an integer (4 is '4') and in any Unicode composition. Of a category
+        with `several`, ['B', 'A'] is ('A', 'B') in the order of the taxonomy, and 'A' is ('A',); of
+        any other, a list is an error.
         """
         return self.category(category).check(value)
 
     def check_all(self, markers: Mapping[str, Any]) -> dict[str, Any]:
-        """Canonical markers in taxonomy order; a value of None means that the marker is absent."""
+        """Canonical markers in taxonomy order; None and the empty list mean an absent marker."""
         if not isinstance(markers, Mapping):
             raise MarkerError(f"markers are {show(markers)}, not a mapping of category to value")
-        given = {name: value for name, value in markers.items() if value is not None}
+        given = {name: value for name, value in markers.items() if not is_absent(value)}
         checked = {name: self.check(name, value) for name, value in given.items()}
         return {name: checked[name] for name in self.categories if name in checked}
 
@@ -139,7 +141,8 @@ def load_taxonomy(name_or_path: str) -> Taxonomy:
 
     `extends: paper` (a shipped name, or a path from the file's own folder) takes all categories
     of another taxonomy; categories of the same name are replaced where they stand, new ones are
-    added at the end. Raises MarkerError with file:line, the key, the value and the mend.
+    added at the end. A closed category with `several: true` allows several values in one example.
+    Raises MarkerError with file:line, the key, the value and the mend.
     """
     name, categories, where = read_taxonomy(name_or_path)
     return Taxonomy(name, build_categories(categories, where))

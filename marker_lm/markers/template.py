@@ -6,6 +6,8 @@ The text list is the paper's (arXiv 2506.14702, tables 1, 3 and 7):
     <domain>Culture</domain>
     <length_tokens>199</length_tokens>
     </MARKER_LIST>
+
+Of a category that allows several values, each value is a line of its own, one below the other.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class TextTemplate:
         for name, value in markers.items():
             if not NAME.fullmatch(name):
                 raise MarkerError(f"{show(name)} is no category name; use a-z, 0-9 and _")
-            lines.append(f"<{name}>{value_text(value)}</{name}>\n")
+            for one in value if isinstance(value, tuple) else (value,):
+                lines.append(f"<{name}>{value_text(one)}</{name}>\n")
         lines.append(CLOSE)
         return "".join(lines)
 
@@ -105,10 +108,13 @@ class TextTemplate:
                     f"marker block is malformed at character {at}: {show(text[at : at + 40])};"
                     f" a line is '<category>value</category>' and the end is {CLOSE!r}"
                 )
-            name, value = line.groups()
+            name, text_value = line.groups()
+            value = taxonomy.check(name, unescape(text_value))
             if name in markers:
-                raise MarkerError(f"category {name} stands twice in a marker block; keep one")
-            markers[name] = taxonomy.check(name, unescape(value))
+                if not taxonomy.categories[name].several or name != next(reversed(markers)):
+                    raise MarkerError(f"category {name} stands twice in a marker block; keep one")
+                value = taxonomy.check(name, markers[name] + value)
+            markers[name] = value
             at = line.end()
         return markers, text[at + len(CLOSE) :]
 

@@ -35,9 +35,13 @@ def rms_norm(x_BxLxD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     return (x * scale_D.astype(jnp.float32)).astype(x_BxLxD.dtype)
 
 
-def head_logits(params, config: ModelConfig, hidden: jax.Array) -> jax.Array:
-    """Float32 logits [..., V] of final-norm hidden states [..., D], tied head or not."""
-    table_VxD = params["embedding" if config.tied_head else "head"]
+def head_table(params, config: ModelConfig) -> jax.Array:
+    """The head's table [V, D]: that of the embedding where they are tied."""
+    return params["embedding" if config.tied_head else "head"]
+
+
+def head_logits(table_VxD: jax.Array, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Float32 logits [..., V] of final-norm hidden states [..., D]."""
     dtype = config.compute_dtype
     return jnp.einsum(
         "...d,vd->...v",
@@ -174,4 +178,4 @@ class Transformer(nn.Module):
         hidden_BxLxD = rms_norm(x, p["final_norm"], c.norm_eps)
         if return_hidden:
             return hidden_BxLxD, cache
-        return head_logits(p, c, hidden_BxLxD), cache
+        return head_logits(head_table(p, c), c, hidden_BxLxD), cache

@@ -88,6 +88,11 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(rules["batch"]))
 
 
+def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
+    """How many parts the rows of a batch are split into."""
+    return math.prod(mesh.shape[axis] for axis in rules["batch"])
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The layout of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

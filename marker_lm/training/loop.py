@@ -11,8 +11,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.data.cache import Cache
+from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
-from marker_lm.data.prepare import check_cache, data_key, prepare
+from marker_lm.data.prepare import check_cache, prepare
 from marker_lm.data.setup import (
     Setup,
     data_folder,
@@ -71,7 +72,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         "config": config.to_dict(),
         "taxonomy": taxonomy.to_dict(),
         "taxonomy_hash": taxonomy.hash,
-        "data_key": data_key(config, taxonomy),
+        "data_key": data_key(config, taxonomy, file_facts(config, folder)),
     }
     # Before anything is written: preparing other data would replace the checkpoint's tokenizer.
     if has_checkpoint(workdir / "checkpoints"):
@@ -85,14 +86,14 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     rows = host_rows(config.train.batch)
     batches = train_batches(config, setup, cache, rows)
     steps = len(batches)
-    report_plan(batches, config.train.length, log)
+    report_plan(batches, log)
 
     # Model, optimizer, mesh.
     mesh = make_mesh(**config.mesh)
     model = model_config(config, setup)
     optimizer = make_optimizer(config.train, steps)
     train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks)
-    evaluate = make_evaluate(config, setup, folder, model, mesh, rows)
+    evaluate = make_evaluate(config, setup, folder, model, mesh, rows, log)
     log(
         f"{parameter_count(model) / 1e6:.2f}M parameters, arm '{config.arm}', {steps} steps of "
         f"{config.train.batch} x {config.train.length} slots on {mesh.size} device(s)"
@@ -223,13 +224,16 @@ def nats_per_token(sums) -> dict[str, float]:
     }
 
 
-def make_evaluate(config, setup: Setup, folder, model: ModelConfig, mesh, rows: slice) -> Callable:
+def make_evaluate(
+    config, setup: Setup, folder, model: ModelConfig, mesh, rows: slice, log
+) -> Callable:
     """Returns params -> {'eval_answer_nats', ...} over the held-out cache; {} without one."""
     if not config.train.eval_every or not (folder / "heldout").exists():
         return lambda params: {}
     cache = Cache(folder / "heldout")
     check_cache(cache.manifest, setup.taxonomy, setup.tokenizer, config.template)
     batches = eval_batches(config, setup, cache, rows)
+    report_plan(batches, lambda line: log(f"held out: {line}"))
     eval_step = make_eval_step(model, mesh, config.train.loss_blocks)
     count = min(len(batches), config.train.eval_batches)
     sharding = batch_sharding(mesh)
@@ -253,14 +257,10 @@ def host_rows(batch: int) -> slice:
     return slice(host * batch // hosts, (host + 1) * batch // hosts)
 
 
-def report_plan(batches, length: int, log: Callable[[str], None]) -> None:
-    """Says how full the packed sequences are, and which rows do not fit."""
-    sequences = sum(plan.sequences for plan in batches.plans)
-    used = sum(plan.used_slots for plan in batches.plans)
-    log(f"packed into {sequences} sequences, {100 * used / (sequences * length):.1f} % full")
-    too_long = len(np.unique(np.concatenate([plan.too_long for plan in batches.plans])))
-    if too_long:
-        log(f"{too_long} rows are longer than train.length={length} and are left out")
+def report_plan(batches, log: Callable[[str], None]) -> None:
+    """Says how full the packed sequences are, and what becomes of rows that do not fit."""
+    for line in batches.summary.lines():
+        log(line)
 
 
 @contextlib.contextmanager

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.likelihood import batch_nll
 from marker_lm.model.params import init_params
 from marker_lm.sharding.rules import (
     batch_sharding,
+    batch_shards,
     param_shardings,
     tree_shardings_like,
     use_mesh,
 )
-from marker_lm.training.loss import answer_normalised
+from marker_lm.training.loss import batch_loss
 
 
 def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, key):
@@ -52,7 +52,7 @@ def make_train_step(config: ModelConfig, optimizer, mesh, blocks: int):
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, optimizer, mesh))
 
     def loss_fn(params, batch):
-        return answer_normalised(batch_nll(params, config, batch, blocks), batch)
+        return batch_loss(params, config, batch, blocks, batch_shards(mesh))
 
     @functools.partial(
         jax.jit,
@@ -75,7 +75,7 @@ def make_eval_step(config: ModelConfig, mesh, blocks: int):
 
     @functools.partial(jax.jit, in_shardings=(param_shardings(config, mesh), batch_sharding(mesh)))
     def eval_step(params, batch):
-        return answer_normalised(batch_nll(params, config, batch, blocks), batch)[1]
+        return batch_loss(params, config, batch, blocks, batch_shards(mesh))[1]
 
     return _traced_on(mesh, eval_step)
 

@@ -118,3 +118,5 @@ def test_categories_that_have_no_strata(taxonomy):
         make(taxonomy, category="words")
     with pytest.raises(StrataError, match="no training row has a marker size"):
         make(taxonomy, category="size")
+    with pytest.raises(StrataError, match="task allows several values"):
+        make(taxonomy, category="task")

@@ -7,6 +7,8 @@ import pytest
 from marker_lm.cli.common import ConfigError, load_config
 from tests.cli.conftest import CONFIG, one_sentence
 
+ROOT = CONFIG.parents[1]
+
 
 def test_overrides_are_typed():
     config = load_config(
@@ -43,6 +45,31 @@ def test_a_config_can_import_those_beside_it(tmp_path, monkeypatch):
     (folder / "child.py").write_text("from recipes_of_a_user.base import get_config\n")
     monkeypatch.setattr("sys.path", list(sys.path))
     assert load_config(f"{folder / 'child.py'}:baseline", []).arm == "baseline"
+
+
+def test_a_config_anywhere_can_import_the_shipped_ones(tmp_path, monkeypatch):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from configs import atlas\n\ndef get_config(arg=''):\n    return atlas.get_config(arg)\n"
+    )
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p not in ("", str(ROOT))])
+    monkeypatch.delitem(sys.modules, "configs", raising=False)
+    assert load_config(f"{mine}:baseline", []).taxonomy == "atlas"
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("import nowhere\n", "mine.py:1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("def get_config(arg=''):\n    return 1 / 0\n", "mine.py:2: ZeroDivisionError"),
+        ("def get_config(:\n", "mine.py: SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_config_that_fails_is_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(f"{tmp_path / 'mine.py'}", [])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -36,19 +36,22 @@ def test_decode_a_file(call, workdir, tmp_path):
         {"prompt": "x" * 500},
         {"prompt": "half a \ud800 pair"},
         {"prompt": "はい", "markers": {"lang": "jp"}},
+        {"prompt": "two", "markers": {"task": ["Answer", "Repeat"], "lang": []}},
         {"prompt": "last"},
     )
     out = tmp_path / "answers.jsonl"
     result = call("decode", workdir, prompts, f"--out={out}", "--pin=size=long")
     assert result.code == 0, result.err
-    assert result.out.strip() == f"3 answers, 4 errors: {out}"
+    assert result.out.strip() == f"4 answers, 4 errors: {out}"
     rows = read_jsonl(out)
-    assert [row["prompt"][:3] for row in rows] == ["1: ", "2: ", "", "xxx", "hal", "はい", "las"]
-    first, second, empty, long, broken, wrong, last = rows
+    prompts = [row["prompt"][:3] for row in rows]
+    assert prompts == ["1: ", "2: ", "", "xxx", "hal", "はい", "two", "las"]
+    first, second, empty, long, broken, wrong, two, last = rows
     assert first["markers"]["size"] == "long" and first["pinned"] == ["size"]
     assert first["probability"]["size"] == 1 and set(first["probability"]) == set(first["markers"])
     assert second["markers"]["lang"] == "de" and second["markers"]["words"] == 4
     assert set(second["pinned"]) == {"lang", "words", "size"} and "task" not in second["markers"]
+    assert two["markers"]["task"] == ["Repeat", "Answer"] and two["pinned"] == ["task", "size"]
     assert "text" in last and "error" not in last
     assert empty["error"] == "the prompt is empty." and "text" not in empty
     assert "takes 5" in long["error"] and "surrogate" in broken["error"]
@@ -65,9 +68,22 @@ def test_decode_one_prompt_to_the_terminal(call, workdir):
     assert call("decode", workdir, "--prompt=say はい", "--ban=lang", *options).out == result.out
 
 
+def test_several_values_are_pinned_by_repeating_the_option(call, workdir):
+    options = ["--pin=task=Answer", "--pin=lang=de", "--max-tokens=8"]
+    one = json.loads(call("decode", workdir, "--prompt=x", *options).out)
+    two = json.loads(call("decode", workdir, "--prompt=x", "--pin=task=Repeat", *options).out)
+    assert one["markers"]["task"] == ["Answer"] and one["markers"]["lang"] == "de"
+    assert two["markers"]["task"] == ["Repeat", "Answer"] and two["probability"]["task"] == 1
+
+
 @pytest.mark.parametrize(
     "options, sentence",
     [
+        (
+            ["--pin=lang=de", "--pin=lang=en"],
+            "lang=['de', 'en'] is not a value of this category but",
+        ),
+        (["--pin=task=Answer", "--pin=task=Ask"], "task='Ask' is not a value of this category"),
         (["--pin=lang"], "--pin=lang is not CATEGORY=VALUE"),
         (["--pin=lagn=de"], "unknown category 'lagn' in taxonomy 'tiny'; did you mean 'lang'?"),
         (["--pin=lang=d"], "lang='d' is not a value of this category; did you mean 'de'?"),
@@ -120,7 +136,8 @@ def test_score_posterior(call, data, workdir, tmp_path):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--posterior=words"], "'words' has no posterior; closed categories are"),
+        (["--posterior=words"], "'words' has no posterior; closed categories are: size, lang."),
+        (["--posterior=task"], "'task' allows several values, so it has no posterior"),
         (["--shown=lagn"], "unknown category 'lagn'"),
     ],
 )
@@ -151,6 +168,16 @@ def test_evaluate_and_report(call, trained, tmp_path):
     )
     table = call("report", f"--results={out / 'report.json'}", "--markdown")
     assert table.code == 0 and table.out.startswith("| check")
+
+
+def test_strata_need_a_category_of_one_value(call, trained, tmp_path):
+    options = [o for o in trained.options if not o.startswith("--workdir")]
+    arm = f"--arm=markers={trained.workdir}"
+    result = call(
+        "evaluate", *options, "--config.eval.tail_category=task", arm, f"--out={tmp_path}"
+    )
+    assert "'task' allows several values" in one_sentence(result)
+    assert one_sentence(result).endswith("choose one of size, lang.")
 
 
 @pytest.mark.parametrize(

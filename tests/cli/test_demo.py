@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from marker_lm.__main__ import main
+from marker_lm.cli.common import load_config
+from marker_lm.cli.demo import prepare_data
+from marker_lm.data.cache import read_manifest
+from marker_lm.data.cache_writer import ROWS_PER_SHARD
 
 CONFIG = Path(__file__).parents[2] / "configs" / "atlas.py"
 TINY = (
     *("model.width=16", "model.layers=1", "model.head_size=8", "model.ff=16"),
-    *("data.vocab_size=900", "decode.batch=8", "decode.max_tokens=4"),
+    *("data.vocab_size=900", "decode.batch=8", "decode.max_tokens=8"),
+    "train.epochs=4",  # after less, the likeliest answer is empty, and in no language
     *("eval.rows=4", "eval.samples=1"),
 )
 
@@ -34,3 +39,19 @@ def test_demo_ends_with_a_report_and_goes_on_from_it(tmp_path, monkeypatch, caps
     before = Path("run/markers/metrics.jsonl").read_text()
     assert main(command) == 0, "everything is there already"
     assert Path("run/markers/metrics.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_the_demo_prepares_more_rows_than_one_shard_holds(tmp_path):
+    """Its process for that must be one that may start others."""
+    rows = ROWS_PER_SHARD + 1
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for n in range(rows):
+            file.write(json.dumps({"prompt": f"Say {n}.", "completion": str(n)}) + "\n")
+    config = load_config(f"{CONFIG}", []).unlock()
+    task = {"train": str(tmp_path / "rows.jsonl"), "heldout": "", "rate": 1.0}
+    config.data.tasks = {"atlas": task}
+    config.data.update(tokenizer="bytes", workers=2)
+    prepare_data(config, str(tmp_path / "data"))
+    manifest = read_manifest(tmp_path / "data" / "train")
+    assert manifest["rows"] == rows and len(manifest["shards"]) == 2

@@ -39,9 +39,9 @@ def test_frozen_strata_stay(stats, tmp_path):
     message = one_sentence(stats("--freeze", "--threshold=0.5"))
     assert "holds other strata" in message and "threshold is 0.2, was to be 0.5" in message
     assert path.read_text() == before
-    other = tmp_path / "task.json"
-    assert stats(f"--freeze={other}", "--category=task", "--threshold=0.2").code == 0
-    assert json.loads(other.read_text())["category"] == "task"
+    other = tmp_path / "size.json"
+    assert stats(f"--freeze={other}", "--category=size", "--threshold=0.2").code == 0
+    assert json.loads(other.read_text())["category"] == "size"
 
 
 def test_evaluation_uses_frozen_strata(stats, data, tmp_path):

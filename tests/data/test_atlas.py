@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_unseen_pairs_are_in_no_other_split(splits):
         return {(r["markers"]["lang"], r["markers"]["format"]) for r in splits[name]}
 
     assert pairs("unseen") == rows.UNSEEN
-    assert not rows.UNSEEN & (pairs("train") | pairs("heldout"))
+    assert not rows.UNSEEN & (pairs("train") | pairs("dev") | pairs("heldout"))
     of_lang = Counter(lang for lang, _ in rows.UNSEEN)
     of_format = Counter(format for _, format in rows.UNSEEN)
     assert max(of_lang.values()) == 1 and max(of_format.values()) <= 4
@@ -88,11 +89,11 @@ def test_splits_share_no_combination_nor_text(splits):
     def texts(name):
         return {(r["prompt"], r["completion"]) for r in splits[name]}
 
-    train = set(combos("train"))
-    for name in ("heldout", "unseen"):
+    for name in ("dev", "heldout", "unseen"):
         assert len(set(combos(name))) == len(splits[name])
-        assert not train & set(combos(name))
         assert not texts("train") & texts(name)
+    for a, b in itertools.combinations(splits, 2):
+        assert not set(combos(a)) & set(combos(b)), (a, b)
     ids = [r["id"] for split in splits.values() for r in split]
     assert len(set(ids)) == len(ids)
 
@@ -157,7 +158,7 @@ def test_write(tmp_path):
     summary = rows.write(tmp_path / "atlas", n=700)
     lines = (tmp_path / "atlas" / "train.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows.generate(700)["train"]
-    assert summary["rows"] == {"train": 653, "heldout": 35, "unseen": 12}
+    assert summary["rows"] == {"train": 635, "dev": 18, "heldout": 35, "unseen": 12}
     assert sum(summary["task"].values()) == pytest.approx(1)
 
 

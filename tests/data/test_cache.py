@@ -12,8 +12,18 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
 from marker_lm.data import cache as cache_module
-from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest, write_cache
-from marker_lm.data.spans import Spans, build_index, decode_record, encode_record
+from marker_lm.data import cache_writer as writer_module
+from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest
+from marker_lm.data.cache_writer import write_cache
+from marker_lm.data.spans import (
+    ABSENT,
+    Spans,
+    build_index,
+    decode_record,
+    encode_record,
+    flatten_spans,
+    join_indexes,
+)
 from marker_lm.markers.dropout import hash_ids
 
 CATEGORIES = ("lang", "task", "words")
@@ -24,7 +34,9 @@ def make(i):
     rng = np.random.default_rng(i)
     ids = [rng.integers(0, 300, n, np.int32) for n in rng.integers(1, 40, 5)]
     present = [c for c in range(3) if rng.random() < 0.6]
-    return Spans(f"row-{i}-é", ids[0], ids[1], {CATEGORIES[c]: ids[2 + c] for c in present})
+    markers = {CATEGORIES[c]: ids[2 + c] for c in present}
+    values = {CATEGORIES[c]: int(rng.integers(5)) for c in present if c < 2}
+    return Spans(f"row-{i}-é", ids[0], ids[1], markers, values)
 
 
 def same(a, b):
@@ -54,10 +66,11 @@ IDS = arrays(np.int32, st.integers(0, 9), elements=st.integers(0, 2**31 - 1))
 @settings(deadline=None, max_examples=100)
 @given(st.text(st.characters(exclude_categories=["Cs"])), IDS, IDS, IDS, IDS)
 def test_record_round_trip(name, prompt, completion, first, second):
-    spans = Spans(name, prompt, completion, {"words": first, "lang": second})
+    spans = Spans(name, prompt, completion, {"lang": first, "words": second}, {"lang": 2})
     column = {c: i for i, c in enumerate(CATEGORIES)}
     found = decode_record(encode_record(spans, column), CATEGORIES)
     assert same(found, spans)
+    assert found.values == {}  # they stand in the index only
     assert found.prompt.dtype == np.int32
 
 
@@ -72,6 +85,25 @@ def test_write_and_read_back(folder, rows):
     assert cache.read_many([]) == []
 
 
+def cut(flat, at, length):
+    return flat.words[at : at + length].tolist()
+
+
+def test_flat_reading_gives_the_same_spans(folder, rows):
+    cache = Cache(folder)
+    order = [199, 0, 249, 0, 100]
+    for flat in (cache.read_flat(order), flatten_spans([rows[i] for i in order], CATEGORIES)):
+        assert len(flat) == 5
+        for n, i in enumerate(order):
+            assert cut(flat, flat.prompt_at_N[n], flat.prompt_len_N[n]) == rows[i].prompt.tolist()
+            found = cut(flat, flat.completion_at_N[n], flat.completion_len_N[n])
+            assert found == rows[i].completion.tolist()
+            for c, category in enumerate(CATEGORIES):
+                found = cut(flat, flat.marker_at_NxC[n, c], flat.marker_len_NxC[n, c])
+                assert found == list(rows[i].markers.get(category, ()))
+    assert len(cache.read_flat([])) == 0
+
+
 def test_index_and_manifest(folder, rows):
     cache = Cache(folder)
     index, manifest = cache.index, cache.manifest
@@ -82,19 +114,21 @@ def test_index_and_manifest(folder, rows):
     assert index.completion_len_N.tolist() == [len(row.completion) for row in rows]
     expected = [[len(row.markers.get(c, ())) for c in CATEGORIES] for row in rows]
     assert index.marker_len_NxC.tolist() == expected
-    for lengths in (index.prompt_len_N, index.completion_len_N, index.marker_len_NxC):
-        assert lengths.dtype == np.int32
-    assert manifest["rows"] == 250 and manifest["version"] == 1
+    values = [[row.values.get(c, ABSENT) for c in CATEGORIES] for row in rows]
+    assert index.value_NxC.tolist() == values
+    dtypes = {name: column.dtype for name, column in index.columns().items()}
+    assert list(dtypes.values()) == [np.uint64, np.int32, np.int32, np.int16, np.int16]
+    assert manifest["rows"] == 250 and manifest["version"] == 2
     assert manifest["task"] == "small" and manifest["template"] == "text"
     assert [shard["rows"] for shard in manifest["shards"]] == [100, 100, 50]
     assert sum(manifest["tokens"].values()) == sum(row.tokens() for row in rows)
 
 
-def test_index_take_and_blocks(rows):
-    builder_block = build_index(rows * 300, CATEGORIES)  # more rows than one block of the builder
+def test_index_take_and_join(rows):
     one = build_index(rows, CATEGORIES)
-    assert len(builder_block) == 75_000
-    assert np.array_equal(builder_block.marker_len_NxC, np.tile(one.marker_len_NxC, (300, 1)))
+    joined = join_indexes([build_index(rows[:7], CATEGORIES), build_index(rows[7:], CATEGORIES)])
+    for name, column in one.columns().items():
+        assert np.array_equal(joined.columns()[name], column)
     taken = one.take(np.array([5, 3]))
     assert taken.prompt_len_N.tolist() == [len(rows[5].prompt), len(rows[3].prompt)]
     assert taken.example_hash_N.tolist() == hash_ids([rows[5].id, rows[3].id]).tolist()
@@ -102,7 +136,7 @@ def test_index_take_and_blocks(rows):
 
 def test_an_empty_marker_span_is_refused(tmp_path):
     empty = np.zeros(0, np.int32)
-    with pytest.raises(ValueError, match="marker 'lang' of example 'x' has no tokens"):
+    with pytest.raises(ValueError, match="marker 'lang' of example 'x' has 0 tokens"):
         write_cache([Spans("x", empty, empty, {"lang": empty})], tmp_path / "c", MANIFEST)
 
 
@@ -187,7 +221,7 @@ def test_missing_and_other_version(folder, tmp_path):
     with pytest.raises(CacheError, match="no complete cache.*marker-lm prepare"):
         Cache(tmp_path / "none")
     (folder / "manifest.json").write_text('{"version": 99}')
-    with pytest.raises(CacheError, match="has version 99, this program reads version 1"):
+    with pytest.raises(CacheError, match="has version 99, this program reads version 2"):
         Cache(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(CacheError, match="manifest.json is damaged"):
@@ -204,7 +238,8 @@ def test_a_cache_goes_to_another_process(folder, rows):
 def test_remote_folders_are_written_manifest_last_and_read_through_a_copy(
     tmp_path, rows, monkeypatch
 ):
-    monkeypatch.setattr(cache_module, "_is_remote", lambda folder: "remote" in str(folder))
+    for module in (cache_module, writer_module):
+        monkeypatch.setattr(module, "is_remote", lambda folder: "remote" in str(folder))
     folder = tmp_path / "remote" / "cache"
     write_cache(rows, folder, MANIFEST, rows_per_shard=100)
     cache = Cache(folder)

@@ -1,11 +1,22 @@
 """Rows become caches, once; what changed is noticed."""
 
+import gc
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from marker_lm.data import inputs as inputs_module
+from marker_lm.data import shards as shards_module
 from marker_lm.data.cache import Cache, CacheError, read_manifest
+from marker_lm.data.cache_writer import CacheWriter
+from marker_lm.data.example import Example
+from marker_lm.data.inputs import data_key
 from marker_lm.data.prepare import check_cache, prepare, tokenizer_texts
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import RejectShareError
@@ -14,6 +25,8 @@ from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import load_taxonomy
 from tests.tiny import TAXONOMY, make_rows, make_spans, tiny_config, write_data, write_rows
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -100,6 +113,17 @@ def test_another_tokenizer_replaces_the_one_before(folder):
     assert load_tokenizer(folder / "prepared" / "tokenizer").hash == ByteTokenizer.hash
     taxonomy = load_taxonomy(config.taxonomy)
     check_cache(read_manifest(folder / "prepared/train"), taxonomy, ByteTokenizer(), "compact")
+
+
+def test_a_tokenizer_of_the_same_name_is_told_apart(folder):
+    config = tiny_config(folder).unlock()
+    config.data.tokenizer = str(folder / "tokenizer.model")
+    keys = []
+    for seed in (3, 4):
+        texts = (row["prompt"] for row in make_rows(200, seed))
+        (folder / "tokenizer.model").write_bytes(train_sentencepiece(texts, 320 + seed).model)
+        keys.append(run(config)[0]["train"]["key"])
+    assert keys[0] != keys[1]
 
 
 def test_check_cache_names_the_difference(folder):
@@ -226,3 +250,172 @@ def test_no_training_files_is_an_error(folder):
     config.data.tasks.rows.train = ""
     with pytest.raises(SetupError, match="set data.tasks.<name>.train"):
         run(config)
+
+
+def files_of(folder):
+    """Relative name -> bytes of everything below a folder, but for the lock."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def small_shards(monkeypatch, rows=7):
+    monkeypatch.setattr(shards_module.blocks, "__defaults__", (rows,))
+
+
+@pytest.mark.slow
+def test_workers_change_no_byte(folder, monkeypatch):
+    small_shards(monkeypatch)
+    config = tiny_config(folder).unlock()
+    found = {}
+    for workers in (1, 2):
+        config.data.update(workers=workers, prepared=str(folder / f"prepared-{workers}"))
+        manifests, _ = run(config)
+        assert [shard["rows"] for shard in manifests["train"]["shards"]] == [7, 7, 7, 7, 2]
+        found[workers] = files_of(folder / f"prepared-{workers}")
+    assert found[1].keys() == found[2].keys()
+    assert all(found[1][name] == found[2][name] for name in found[1])
+
+
+def test_broken_off_work_goes_on_and_ends_byte_equal(folder, monkeypatch):
+    small_shards(monkeypatch)
+    config = tiny_config(folder).unlock()
+    config.data.update(workers=1, prepared=str(folder / "whole"))
+    run(config)
+    config.data.prepared = str(folder / "broken")
+    write_shard = CacheWriter.write_shard
+
+    def breaks(writer, number, rows):
+        if number == 3:
+            raise KeyboardInterrupt
+        write_shard(writer, number, rows)
+
+    monkeypatch.setattr(CacheWriter, "write_shard", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert not (folder / "broken" / "train").exists()
+    partial = folder / "broken" / ".train.partial"
+    assert len(list(partial.glob("*.array_record"))) == 3
+    # One shard was cut short meanwhile, and the index of another one is damaged.
+    whole = (partial / "spans-00000.array_record").read_bytes()
+    (partial / "spans-00000.array_record").write_bytes(whole[:-5])
+    (partial / "spans-00001.index.npz").write_bytes(b"PK")
+    written = []
+
+    def counts(writer, number, rows):
+        written.append(number)
+        write_shard(writer, number, rows)
+
+    monkeypatch.setattr(CacheWriter, "write_shard", counts)
+    _, lines = run(config)
+    assert written == [0, 1, 3, 4, 0]  # the last one is of the held-out rows
+    assert "train: 1 of 5 shards were there already" in lines
+    assert files_of(folder / "broken") == files_of(folder / "whole")
+
+
+def test_shards_of_other_rows_are_not_gone_on_with(folder, monkeypatch):
+    small_shards(monkeypatch)
+    config = tiny_config(folder).unlock()
+    config.data.workers = 1
+    finish = CacheWriter.finish
+    monkeypatch.setattr(CacheWriter, "finish", lambda *_: (_ for _ in ()).throw(OSError("stop")))
+    with pytest.raises(OSError, match="stop"):
+        run(config)
+    monkeypatch.setattr(CacheWriter, "finish", finish)
+    rows = make_rows(20)
+    rows[0]["completion"] = "now" + rows[0]["completion"][3:]  # the file may keep its size
+    write_rows(folder / "train.jsonl", rows)
+    manifests, lines = run(config)
+    assert not any("were there already" in line for line in lines)
+    assert [shard["rows"] for shard in manifests["train"]["shards"]] == [7, 7, 6]
+    assert not (folder / "prepared" / ".train.partial").exists()
+    names = {path.name for path in (folder / "prepared" / "train").iterdir()}
+    assert names == {"manifest.json", "index.npz", *(f"spans-0000{i}.array_record" for i in "012")}
+
+
+def test_rows_that_are_written_are_let_go(folder, monkeypatch):
+    """TensorFlow keeps every function that it is given: none of them may hold rows."""
+    small_shards(monkeypatch)
+    config = tiny_config(folder).unlock()
+    config.data.workers = 1
+    run(config)
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Example)]
+
+
+@pytest.mark.slow
+def test_a_killed_prepare_goes_on(folder):
+    """A real process, killed by a real signal, in the middle of its shards."""
+    write_rows(folder / "train.jsonl", make_rows(400))
+    code = (
+        "import sys; from marker_lm.data import shards; from marker_lm.data.prepare import prepare;"
+        "from tests.tiny import tiny_config; shards.blocks.__defaults__ = (20,);"
+        "c = tiny_config(sys.argv[1]).unlock(); c.data.workers = 1;"
+        "prepare(c, sys.argv[2], print)"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    killed = subprocess.Popen([*command, str(folder / "killed")], cwd=ROOT)
+    partial = folder / "killed" / ".train.partial"
+    while killed.poll() is None and not list(partial.glob("*-00004.array_record")):
+        time.sleep(0.002)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (folder / "killed" / "train").exists()
+    kept = len(list(partial.glob("*.index.npz")))
+    assert 4 <= kept < 20
+    for name in ("killed", "whole"):
+        done = subprocess.run(
+            [*command, str(folder / name)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert (f"train: {kept} of 20 shards were there already" in done.stdout) == (
+            name == "killed"
+        )
+    assert files_of(folder / "killed") == files_of(folder / "whole")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_under_the_name(folder):
+    write_rows(folder / "train.jsonl", make_rows(3000))
+    code = (
+        "import resource, sys; from tests.tiny import tiny_config;"
+        "from marker_lm.data.prepare import prepare; from marker_lm.data.cache import CacheError\n"
+        "c = tiny_config(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: prepare(c, c.data.prepared)\n"
+        "except CacheError as error: print('SAID', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True
+    )
+    said = [line for line in done.stdout.splitlines() if line.startswith("SAID")]
+    assert len(said) == 1, done.stderr[-2000:]
+    assert "spans-00000.array_record could not be written" in said[0] and "room" in said[0]
+    assert not (folder / "prepared" / "train").exists()
+    assert list((folder / "prepared" / ".train.partial").iterdir()) == []
+    assert run(tiny_config(folder))[0]["train"]["rows"] == 3000
+
+
+def test_a_file_that_was_seen_before_is_not_hashed_again(folder, monkeypatch):
+    config = tiny_config(folder)
+    run(config)
+    inputs_module._hash_file.cache_clear()
+    hashed = []
+    monkeypatch.setattr(inputs_module, "_hash_file", lambda *about: hashed.append(about) or "x")
+    key = data_key(config, load_taxonomy(config.taxonomy), inputs_module.file_facts(config))
+    assert len(hashed) == 2
+    hashed.clear()
+    facts = inputs_module.file_facts(config, config.data.prepared)
+    assert hashed == []
+    assert data_key(config, load_taxonomy(config.taxonomy), facts) != key
+    for split in ("train", "heldout"):
+        (folder / "prepared" / split / "manifest.json").write_text("[]")
+    assert inputs_module.file_facts(config, config.data.prepared) and len(hashed) == 2
+
+
+def test_how_rows_are_drawn_does_not_prepare_again(folder):
+    config = tiny_config(folder).unlock()
+    run(config)
+    config.data.update(temperature=2.0, workers=3)
+    with config.data.ignore_type():
+        config.data.upsample = {"lang": {"ja": 3.0}}
+        config.data.least_share = {"lang": 0.1}
+    assert "prepared already" in run(config)[1][0]

@@ -1,9 +1,11 @@
 """Rows, files and rejects: every kind of bad input gets one clear sentence."""
 
+import dataclasses
 import gzip
 import json
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +18,10 @@ from marker_lm.data.sources import (
     read_examples,
     read_lines,
 )
-from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
+from marker_lm.markers.taxonomy import Category, MarkerError, Taxonomy, load_taxonomy
 from tests.data.small import ROWS, shared_data, taxonomy, write_rows
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = {"prompt": "p", "completion": "c", "markers": {"lang": "en"}}
 
 
@@ -95,6 +98,48 @@ def test_a_hierarchical_value_is_cut():
     row = {"prompt": "p", "completion": "c", "kind": "List -> of -> names"}
     assert parse_row(row, taxonomy(), cut).markers == {"task": "List"}
     assert parse_row(row | {"kind": "Answer"}, taxonomy(), cut).markers == {"task": "Answer"}
+
+
+def several():
+    tasks = {"List": "d", "Answer": "d", "Ask": "d"}
+    one = Category("task", "closed", "the task", "metadata", "prompt", tasks, several=True)
+    return Taxonomy("several", {**taxonomy().categories, "task": one})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "task"),
+    [
+        (["Answer -> short", "List", "Answer -> long"], ("List", "Answer")),
+        ("List -> of names", ("List",)),
+        (["both"], ("List", "Answer")),
+        ([], ("Ask",)),
+        (None, ("Ask",)),
+        (["Nonsense", "Answer", "Nonsense"], ("Answer",)),
+        (["Nonsense"], None),
+    ],
+)
+def test_several_values_of_a_row_are_read_one_by_one(kinds, task):
+    row_format = RowFormat(
+        markers={"task": "kinds"},
+        cut_at={"task": " -> "},
+        value_maps={"task": {"both": ("Answer", "List")}},
+        defaults={"task": "Ask"},
+        unknown_values="leave_out",
+    )
+    left_out = Counter()
+    row = {"prompt": "p", "completion": "c", "kinds": kinds}
+    markers = parse_row(row, several(), row_format, left_out=left_out).markers
+    assert markers == ({"task": task} if task else {})
+    assert left_out["task='Nonsense'"] == (kinds or []).count("Nonsense")
+
+
+@pytest.mark.parametrize("task", [["List", "Lst"], ["List", None], [["List", 3]], ["a\ud800"], {}])
+def test_one_bad_value_among_several_rejects_the_row(task):
+    with pytest.raises(RowError, match="task") as caught:
+        parse_row({**GOOD, "markers": {"task": task}}, several())
+    assert caught.value.kind in ("bad value of task", "lone surrogate")
+    with pytest.raises(RowError, match="allows one value only"):
+        parse_row({**GOOD, "markers": {"task": ["List", "Answer"]}}, taxonomy())
 
 
 def test_buckets_follow_from_their_numbers():
@@ -248,7 +293,7 @@ def test_missing_paths_name_the_nearest(tmp_path):
         with pytest.raises(SourceError, match=says):
             find_files(tmp_path / wrong)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="holds no .jsonl or .jsonl.gz file"):
+    with pytest.raises(SourceError, match="holds no .jsonl, .jsonl.gz or .parquet"):
         find_files(tmp_path / "empty")
     with pytest.raises(SourceError, match="no data files were given"):
         find_files([])
@@ -297,3 +342,23 @@ def test_mix_rows():
         examples = list(read_examples(file, taxonomy(), row_format, rejects))
     assert len(examples) == rejects.rows > 7000
     assert {"language", "source"} <= set(examples[0].extra)
+
+
+def test_mix_rows_of_several_domains():
+    file = shared_data() / "mix" / "heldout-dev.jsonl.gz"
+    mix = load_taxonomy(str(ROOT / "configs" / "mix.yaml"))
+    domain = dataclasses.replace(mix.categories["domain"], several=True)
+    row_format = RowFormat(
+        prompt=("instruction", "input"),
+        completion="output",
+        markers={"domain": "domain"},
+        cut_at={"domain": " -> "},
+        unknown_values="leave_out",
+    )
+    found = Counter(
+        len(example.markers.get("domain", ()))
+        for example in read_examples(
+            file, Taxonomy("mix", {"domain": domain}), row_format, Rejects(None)
+        )
+    )
+    assert found[1] > 6000 and found[2] > 100

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from marker_lm.data.example import Example, parse_row
+from marker_lm.data.spans import ABSENT
 from marker_lm.data.tokenizer import ByteTokenizer
 from marker_lm.markers.taxonomy import MarkerError
 from tests.data.small import ROWS, Codec, taxonomy
@@ -55,6 +56,16 @@ def test_spans_of_a_task():
             assert one.prompt.dtype == one.completion.dtype == np.int32
 
 
+def test_several_values_are_one_span():
+    tokenizer, codec = ByteTokenizer(), Codec(ByteTokenizer())
+    tasks_of_row = ("List", "Answer")
+    rows = [Example(str(n), "p", "c", {"task": tasks_of_row, "words": n}, {}) for n in range(3)]
+    tasks.build_task("several", lambda split: rows, codec, tokenizer)
+    for one in tasks.spans("several"):
+        assert list(one.markers) == ["task", "words"]
+        assert tuple(one.markers["task"]) == codec.marker("task", tasks_of_row)
+
+
 def test_id_zero_does_not_end_a_span():
     tokenizer = ZeroTokenizer()
     row = Example("a", "zazz", "bzb z", {"lang": "en"}, {})
@@ -83,7 +94,15 @@ def test_splits_features_and_registering_again():
     assert [one.id for one in tasks.spans("split", "heldout")] == ["a"]
     assert set(task.splits) == {"train", "heldout"}
     row = next(task.get_dataset(split="train", shuffle=False).as_numpy_iterator())
-    assert set(row) == {"id", "prompt", "completion", "markers", "marker_lengths"}
+    assert set(row) == {
+        "id",
+        "prompt",
+        "completion",
+        "markers",
+        "marker_lengths",
+        "marker_values",
+    }
+    assert row["marker_values"].tolist() == [0, ABSENT, ABSENT]  # words is a number
     assert row["marker_lengths"].sum() == len(row["markers"])
     assert task.output_features["prompt"].vocabulary.decode(row["prompt"]) == "Say hi."
     with pytest.raises(ValueError, match="read in order"):

@@ -18,7 +18,7 @@ from marker_lm.model.transformer import Transformer
 from marker_lm.sharding.mesh import make_mesh
 
 TOKENIZER = ByteTokenizer()
-ORDER = ("lang", "score", "style", "words", "words_bucket")
+ORDER = ("lang", "score", "style", "topics", "words", "words_bucket")
 MAX_LEN = 512
 
 
@@ -28,10 +28,12 @@ def category(name, kind, *values, **more):
 
 
 def make_taxonomy() -> Taxonomy:
-    """Values that begin alike, names that begin alike, and one value with all that is escaped."""
+    """Values that begin alike, names that begin alike, one value with all that is escaped, and a
+    category of several values."""
     made = [
         category("lang", "closed", "English", "Engl", "German"),
         category("style", "closed", "a<b&c", "a"),
+        category("topics", "closed", "art", "arts", "law", "music", several=True),
         category("words", "integer", unit="words"),
         category("score", "number", unit="points"),
         category("words_bucket", "bucket", "few", "many", of="words", edges=(10,)),

@@ -15,7 +15,23 @@ def test_values_become_canonical_and_all_else_stays():
     assert checked.pinned == {"lang": "Engl", "words": 12}
     assert type(checked.pinned["words"]) is int
     assert (checked.banned, checked.asked) == (given.banned, given.asked)
-    assert check_controls(Controls({"lang": None}), TAXONOMY, ORDER).pinned == {}
+    nothing = Controls({"lang": None, "topics": []})
+    assert check_controls(nothing, TAXONOMY, ORDER).pinned == {}
+
+
+@pytest.mark.parametrize(
+    "topics, canonical",
+    [("law", ("law",)), (["law"], ("law",)), (["music", "law", "law"], ("law", "music"))],
+)
+def test_several_values_become_a_tuple(topics, canonical):
+    checked = check_controls(Controls({"topics": topics}), TAXONOMY, ORDER)
+    assert checked.pinned == {"topics": canonical}
+
+
+@pytest.mark.parametrize("words, bucket", [(9, "few"), (10, "many"), (-5, "few")])
+def test_a_number_may_be_pinned_with_its_own_bucket(words, bucket):
+    both = {"words": words, "words_bucket": bucket}
+    assert check_controls(Controls(both), TAXONOMY, ORDER).pinned == both
 
 
 @pytest.mark.parametrize(
@@ -27,6 +43,12 @@ def test_values_become_canonical_and_all_else_stays():
         (Controls({"score": "nan"}), "score='nan' is not a finite number"),
         (Controls(banned=frozenset({"langs"})), "no lever 'langs'; did you mean 'lang'"),
         (Controls({"lang": "Engl"}, frozenset({"lang"})), "'lang' is banned and wanted"),
+        (Controls({"topics": ["law", "lawn"]}), "topics='lawn' is not a value.*did you mean 'law'"),
+        (Controls({"lang": ["Engl", "German"]}), "lang=.* but a list.*one value only"),
+        (
+            Controls({"words_bucket": "few", "words": "10"}),
+            "words_bucket=few and words=10 contradict each other; pin words_bucket=many with that",
+        ),
     ],
 )
 def test_what_can_not_be(controls, sentence):

@@ -16,7 +16,16 @@ from tests.decoding.small import MAX_LEN, ORDER, TOKENIZER, full_logits, make_en
 # The longest row comes first, so that most tests share the shapes that are compiled for it.
 PROMPTS = ["Name the capital of Japan, please.", "Zähl bis drei.", "Hi.", "x"]
 CONTROLS = [
-    Controls(pinned=dict(lang="Engl", score=2.5, style="a<b&c", words=-7, words_bucket="few")),
+    Controls(
+        pinned=dict(
+            lang="Engl",
+            score=2.5,
+            style="a<b&c",
+            topics=("art", "law"),
+            words=-7,
+            words_bucket="few",
+        )
+    ),
     Controls(pinned={"lang": "German", "words": 12}),
     Controls(banned=frozenset({"score", "style"}), asked=frozenset({"words_bucket"})),
     Controls(),
@@ -115,6 +124,27 @@ def test_eos_ends_a_row_and_the_others_go_on():
         else:
             assert not after.finished and after.tokens == before.tokens
     assert ended[0].finished and len(ended[0].tokens) <= 7
+
+
+@pytest.mark.parametrize("before", [MAX_LEN - 11, MAX_LEN - 1])
+def test_answers_end_where_the_models_length_is_full(before):
+    """The model reads MAX_LEN tokens at most; the one after them is the last that it may write."""
+    engine = make_engine("text", blocks=False)
+    prompt = "x" * (before - 1)  # and the separator
+    full, short = engine.generate([prompt, "Hi."], None, GREEDY)
+    assert len(full.tokens) == MAX_LEN + 1 - before and not full.finished
+    assert same([short], engine.generate(["Hi."], None, GREEDY)), "the other row goes on"
+    ids = [*prefix(engine, prompt, {}), *full.tokens]
+    expected = np.argmax(full_logits(engine, ids[:-1])[before - 1 :, : TOKENIZER.size], axis=-1)
+    assert full.tokens == tuple(expected)
+
+
+def test_a_list_that_fills_the_models_length_leaves_no_answer():
+    engine, controls = make_engine("compact"), [CONTROLS[0], Controls()]
+    result, other = engine.generate(["x" * (MAX_LEN - 20), "Hi."], controls, GREEDY)
+    assert result.markers == CONTROLS[0].pinned
+    assert (result.text, result.tokens, result.finished) == ("", (), False)
+    assert len(other.tokens) == GREEDY.max_tokens
 
 
 def test_max_tokens_is_counted_without_the_block():

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ VOCAB = {t: TOKENIZER.size + make_codec(t).n_reserved for t in TEMPLATES}
 VALUES = {
     "lang": st.sampled_from(["English", "Engl", "German"]),
     "style": st.sampled_from(["a<b&c", "a"]),
+    "topics": st.lists(st.sampled_from(["art", "arts", "law", "music"]), min_size=1).map(
+        lambda topics: make_taxonomy().check("topics", topics)
+    ),
     "words": st.integers(-(2**63), 2**63 - 1),
     "score": st.floats(allow_nan=False, allow_infinity=False),
     "words_bucket": st.sampled_from(["few", "many"]),
@@ -87,6 +91,73 @@ def test_what_is_written_is_what_training_shows(template, asked, seed):
     spans = [codec.marker(c, v) for c, v in block.markers.items()]
     assert tuple(block.tokens) == (*codec.open, *itertools.chain(*spans), *codec.close)
     assert len(block.tokens) <= grammar.room(asked.pinned)
+
+
+ONLY_TOPICS = Controls(asked=frozenset({"topics"}), banned=frozenset(ORDER) - {"topics"})
+SETS = [s for n in range(1, 5) for s in itertools.combinations(("art", "arts", "law", "music"), n)]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_ten_thousand_walks_write_canonical_sets(template):
+    grammar, random, written = make_grammar(template), np.random.default_rng(0), Counter()
+    for n in range(10_000):
+        controls = ONLY_TOPICS if n % 2 else Controls(banned=frozenset({"lang", "score", "words"}))
+        block = Block(grammar, controls)
+        while not block.done:
+            allowed = block.allowed()
+            token = allowed[int(random.integers(len(allowed)))]
+            block.push(token, dict.fromkeys(allowed, -math.log(len(allowed))))
+        markers, consumed = make_codec(template).parse(block.tokens)
+        assert consumed == len(block.tokens) and markers == block.markers
+        written[markers.get("topics")] += 1
+        if "topics" in markers:
+            assert TAXONOMY.check("topics", markers["topics"]) == markers["topics"]
+    assert set(written) == {None, *SETS}, "every set can be written"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("pinned", SETS)
+def test_a_pinned_set_comes_back_as_it_is(template, pinned):
+    for seed in range(5):
+        block = Block(make_grammar(template), Controls(pinned={"topics": pinned}))
+        walk(block, template, seed)
+        assert block.markers["topics"] == pinned and probabilities(block)["topics"] == 1
+        assert make_codec(template).parse(block.tokens)[0] == block.markers
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_probabilities_of_all_sets_sum_to_one(template):
+    """Both where nothing may follow the set and where another category may."""
+    grammar, codec, logits = make_grammar(template), make_codec(template), fixed_logits(800)
+    more = Controls(asked=frozenset({"topics"}), banned=frozenset({"lang", "score", "style"}))
+    for controls, further in ((ONLY_TOPICS, {}), (more, {}), (more, {"words_bucket": "few"})):
+        total = 0.0
+        for topics in SETS:
+            block = Block(grammar, controls)
+            spans = [codec.marker(c, v) for c, v in ({"topics": topics} | further).items()]
+            push_all(block, (*codec.open, *itertools.chain(*spans), *codec.close), logits)
+            assert block.done and block.markers["topics"] == topics
+            total += probabilities(block)["topics"]
+        assert total == pytest.approx(1)
+
+
+def test_probability_of_a_set_is_that_of_its_values_and_of_its_end():
+    codec, logits = make_codec("compact"), fixed_logits(VOCAB["compact"])
+    more = Controls(asked=frozenset({"topics"}), banned=frozenset({"lang", "score", "style"}))
+    block = Block(make_grammar("compact"), more)
+    ids = (*codec.marker("topics", ["arts", "law"]), *codec.marker("words_bucket", "few"))
+    push_all(block, (*codec.open, *ids, *codec.close), logits)
+
+    def weight(values, ends=()):
+        return sum(math.exp(logits[i]) for v in values for i in codec.value("topics", v)) + sum(
+            math.exp(logits[i]) for ids in ends for i in ids
+        )
+
+    ends = [codec.prefix("words"), codec.prefix("words_bucket"), codec.close]
+    expected = weight(["arts"]) / weight(["art", "arts", "law", "music"])
+    expected *= weight(["law"]) / weight(["law", "music"], ends)
+    expected *= weight([], ends) / weight(["music"], ends)
+    assert probabilities(block)["topics"] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -15,7 +15,14 @@ PROMPTS = ["Hi.", "Name the capital of Japan.", "x", "Zähl bis drei.", "One mor
 COMPLETIONS = ["Hello", "東京", "y z", "", "a\nb"]
 MARKERS = [
     {"lang": "English", "words": 1},
-    {"words_bucket": "few", "score": -0.5, "style": "a<b&c", "lang": "Engl", "words": 3},
+    {
+        "words_bucket": "few",
+        "score": -0.5,
+        "style": "a<b&c",
+        "topics": ["law", "art"],
+        "lang": "Engl",
+        "words": 3,
+    },
     {},
     {"style": "a"},
     {"words": 10},
@@ -125,6 +132,11 @@ def test_posterior_agrees_with_the_probability_of_the_block():
 def test_only_closed_categories_have_a_posterior(category):
     with pytest.raises(MarkerError, match=f"'{category}' has no posterior; closed categories are"):
         Scorer(make_engine("compact")).posterior(["x"], category)
+
+
+def test_a_category_of_several_values_has_no_posterior():
+    with pytest.raises(MarkerError, match="'topics' allows several values.*decode with it asked"):
+        Scorer(make_engine("compact")).posterior(["x"], "topics")
 
 
 def test_wrong_markers_are_refused():

@@ -25,7 +25,12 @@ class FakeEngine:
         self.batches.append(list(prompts))
         return [
             Result(
-                f"{p}\u2028\u0085\n{dict(c.pinned)}", {"words": 3}, (), {"words": 0.25}, (1,), True
+                f"{p}\u2028\u0085\n{dict(c.pinned)}",
+                {"words": 3, "topics": ("law", "news")},
+                (),
+                {"words": 0.25},
+                (1,),
+                True,
             )
             for p, c in zip(prompts, controls, strict=True)
         ]
@@ -55,7 +60,8 @@ def test_answers_come_in_the_order_of_the_items(run):
     assert batches == [["prompt b", "prompt c"], ["prompt a"]], "alike lengths together"
     assert [a.text.split("\u2028")[0] for a in answers] == ["prompt a", "prompt b", "prompt c"]
     assert answers[0].text.endswith("{'lang': 'de'}"), "what is no lever of the arm is not pinned"
-    assert answers[2] == Answer(answers[2].text, {"words": 3}, {"words": 0.25}, True)
+    markers = {"words": 3, "topics": ("law", "news")}
+    assert answers[2] == Answer(answers[2].text, markers, {"words": 0.25}, True)
 
 
 def test_kept_answers_are_reused_whole(run):

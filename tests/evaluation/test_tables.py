@@ -1,5 +1,7 @@
 """The tables of the report, worked out by hand."""
 
+import dataclasses
+
 import pytest
 
 from marker_lm.evaluation import tables
@@ -126,6 +128,12 @@ def test_control_by_check_and_stratum():
     assert bars["lang", "pinned", "tail"] is None and bars["format", "pinned", "all"] is None
 
 
+def test_a_demand_that_nothing_can_be_held_against_is_not_left_out():
+    silent = dataclasses.replace(BENCHMARK, checks={"lang": lambda text, asked: None})
+    [row] = [r for r in tables.control(silent, ANSWERS, OWN, ASKED) if r["arm"] == "markers"]
+    assert row["bar"] == 0.9 and row["n"] == 0 and row["obeyed"] is None
+
+
 def test_a_lever_that_could_not_be_moved_is_not_counted_as_moved():
     asked = list(OWN)
     rows = tables.control(BENCHMARK, ANSWERS, OWN, asked)
@@ -150,6 +158,17 @@ def test_inference_apart_by_what_the_prompt_determines():
     bars = {(r["category"], r["where"], r["stratum"]): r["bar"] for r in rows}
     assert bars["lang", "prompt determines it", "all"] == 0.8
     assert bars["lang", "prompt determines it", "head"] is None
+
+
+def test_a_set_of_values_is_right_as_a_whole():
+    items = [
+        dataclasses.replace(one, markers=one.markers | {"topics": ("law", "news")})
+        for one in (item("a", "de", determined=None), item("b", "en", determined=None))
+    ]
+    inferred = [answer("", topics=("law", "news")), answer("", topics=("law",))]
+    rows = tables.inference(benchmark(items), {"markers": {"inferred": inferred}})
+    assert pick(rows, "accuracy", category="topics", stratum="all") == (2, 0.5)
+    assert "topics" not in tables.inferred_confusion(benchmark(items), inferred)
 
 
 def test_inference_where_nobody_knows_what_is_determined():

@@ -109,7 +109,8 @@ def any_values(draw):
     anything = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
     values = draw(st.lists(hard | anything, unique=True, min_size=1, max_size=5))
     return Taxonomy("any", {
-        name: Category(name, "closed", "d", "metadata", "prompt", dict.fromkeys(values, "d"))
+        name: Category(name, "closed", "d", "metadata", "prompt", dict.fromkeys(values, "d"),
+                       several=name == "va")
         for name in ("v", "va", "val")
     })  # fmt: skip
 
@@ -118,10 +119,12 @@ def any_values(draw):
 @settings(max_examples=60)
 def test_any_string_as_value(taxonomy, template, data):
     codec = MarkerCodec(taxonomy, template, Bytes())
+    values = st.sampled_from(list(taxonomy.categories["v"].values))
     markers = {
-        name: data.draw(st.sampled_from(list(taxonomy.categories[name].values)))
+        name: data.draw(st.lists(values, min_size=1) if name == "va" else values)
         for name in data.draw(st.permutations(["v", "va", "val"]))
     }
+    markers["va"] = taxonomy.check("va", markers["va"])
     ids = block(codec, markers)
     assert codec.parse(np.array(ids)) == (markers, len(ids))
 
@@ -240,6 +243,44 @@ def test_a_value_split_in_another_way_is_read():
 def closed(*values):
     fields = ("v", "closed", "d", "metadata", "prompt", dict.fromkeys(values, "d"))
     return Taxonomy("closed", {"v": Category(*fields)})
+
+
+def several(*values):
+    fields = ("v", "closed", "d", "metadata", "prompt", dict.fromkeys(values, "d"))
+    return Taxonomy("several", {"v": Category(*fields, several=True)})
+
+
+def test_several_values_repeat_the_tag_in_text_and_the_category_once_in_compact():
+    taxonomy = several("a", "b", "c")
+    text, compact = (MarkerCodec(taxonomy, template, Bytes()) for template in TEMPLATES)
+    assert text.marker("v", ["c", "a"]) == tuple(Bytes().encode("<v>a</v>\n<v>c</v>\n"))
+    assert compact.n_reserved == 2 + 1 + 3
+    category, a, _, c = range(Bytes.size + 2, Bytes.size + 6)
+    assert compact.marker("v", ["c", "a"]) == (category, a, c)
+    assert compact.marker("v", "a") == (category, a)
+    for codec in (text, compact):
+        for value in ("a", ["a", "c"]):
+            pieces = codec.prefix("v") + codec.value("v", value) + codec.suffix("v")
+            assert codec.marker("v", value) == pieces
+        with pytest.raises(MarkerError, match="leave the marker out"):
+            codec.marker("v", ())
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_several_values_stand_together(template):
+    codec = MarkerCodec(several("a", "b", "c"), template, Bytes())
+    a, c = codec.marker("v", "a"), codec.marker("v", "c")
+    between = codec.suffix("v") + codec.again("v")
+    backwards = codec.prefix("v") + codec.value("v", "c") + between + codec.value("v", "a")
+    ids = codec.open + backwards + codec.suffix("v") + codec.close
+    assert codec.parse(ids) == ({"v": ("a", "c")}, len(ids))
+    if template == "compact":
+        with pytest.raises(MarkerError, match="category v stands twice"):
+            codec.parse(codec.open + a + c + codec.close)
+    whole = codec.open + codec.marker("v", ["a", "c"]) + codec.close
+    for end in range(len(whole)):
+        with pytest.raises(MarkerError):
+            codec.parse(whole[:end])
 
 
 def test_tokenizer_that_mixes_values_up_is_refused():

@@ -31,7 +31,7 @@ def test_paper_has_its_categories_and_values():
     assert "Finance" in PAPER.categories["domain"].values
     assert PAPER.categories["quality_bucket"].quantiles_per == "lang"
     assert list(PAPER.categories["quality_bucket"].values)[-1] == "1", "ascending: 1 is the best"
-    assert PAPER.categories["length_tokens"].unit == "spaCy tokens"
+    assert PAPER.categories["length_tokens"].unit == "words (UAX 29)"
     for category in PAPER.categories.values():
         assert category.definition and all(category.values.values())
 
@@ -93,7 +93,7 @@ def test_integers(value):
      10**30, "9" * 5000, 2**63],
 )  # fmt: skip
 def test_what_is_no_integer(value):
-    with pytest.raises(MarkerError, match="length_tokens=.*not an integer.*spaCy tokens"):
+    with pytest.raises(MarkerError, match="length_tokens=.*not an integer.*words"):
         PAPER.check("length_tokens", value)
 
 
@@ -122,6 +122,51 @@ def test_closed_values(tmp_path):
     for value in (True, 5, 4.0, None, ["4"], "4 "):
         with pytest.raises(MarkerError, match="quality_bucket=.*not a value"):
             PAPER.check("quality_bucket", value)
+
+
+SEVERAL = SMALL.replace("type: closed", "type: closed\n    several: true")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("no", ("no",)),
+        (["no"], ("no",)),
+        (["no", "English"], ("English", "no")),
+        (("English", "no", "English"), ("English", "no")),
+    ],
+)
+def test_several_values_are_a_tuple_in_the_order_of_the_taxonomy(tmp_path, given, value):
+    several = load(tmp_path, SEVERAL)
+    assert several.check("lang", given) == value
+    assert several.check("lang", value) == value
+    assert several.check_all({"lang": given, "words": 3}) == {"words": 3, "lang": value}
+
+
+def test_several_values_are_checked_one_by_one(tmp_path):
+    several, single = load(tmp_path, SEVERAL), load(tmp_path, SMALL, "single.yaml")
+    assert several.check_all({"lang": [], "words": None}) == {} == single.check_all({"lang": []})
+    for value in ([], (), None):
+        with pytest.raises(MarkerError, match="has no value; leave the marker out"):
+            several.check("lang", value)
+    for value in (["English", "noo"], "noo", [["no"]], [None], {"no"}):
+        with pytest.raises(MarkerError, match="is not a value of this category; .*'no'"):
+            several.check("lang", value)
+    with pytest.raises(MarkerError, match="a list.*one value only; .*'several: true' in the tax"):
+        single.check("lang", ["English", "no"])
+    with pytest.raises(MarkerError, match="one value only; give one$"):
+        single.check("size", ["small"])
+
+
+def test_several_changes_the_hash_only_where_it_is_set(tmp_path):
+    single, several = load(tmp_path, SMALL), load(tmp_path, SEVERAL, "several.yaml")
+    spelled = load(tmp_path, SEVERAL.replace("several: true", "several: false"), "spelled.yaml")
+    assert "several" not in json.dumps(single.to_dict())
+    assert spelled.hash == single.hash and spelled.diff(single) == []
+    assert several.hash != single.hash
+    assert single.diff(several) == ["lang: several is True, was False"]
+    again = Taxonomy.from_dict(json.loads(json.dumps(several.to_dict())))
+    assert again == several and again.categories["lang"].several
 
 
 def test_faults_name_the_nearest():

@@ -45,6 +45,10 @@ FAULTS = {
     "misplaced": ("unit: points", "unit: points\n    edges: [1]", 15, "does not belong to type"),
     "no fields": ("  score:\n    type: number", "  extra_one: x\n  score:\n    type: number", 9,
                   "extra_one is 'x'; write a mapping"),
+    "several": ("type: closed", "type: closed\n    several: 2", 17, "2; write true or false"),
+    "several lengths": ("of: words", "of: words\n    several: true", 29,
+                        "several does not belong to type 'bucket'; remove it"),
+    "severel": ("type: closed", "type: closed\n    severel: true", 17, "did you mean 'several'"),
     "tab": ("    unit: points", "\tunit: points", 14, "not valid YAML"),
     "control": ("A score.", "A \x07 score.", 11, "not allowed in YAML"),
     "date": ("A score.", "2025-13-45", 11, "write it in quotes"),
@@ -60,6 +64,14 @@ def test_faults_name_line_key_and_mend(tmp_path, fault):
         load(tmp_path, SMALL.replace(old, new, 1))
     assert f"own.yaml:{line}: " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_quantiles_need_a_category_of_one_value(tmp_path):
+    text = SMALL.replace("edges: [10, 20.5]", "quantiles_per: lang")
+    assert load(tmp_path, text).categories["size"].quantiles_per == "lang"
+    text = text.replace("type: closed", "type: closed\n    several: true")
+    with pytest.raises(MarkerError, match=r"own.yaml:30: .*'lang', which allows several values"):
+        load(tmp_path, text)
 
 
 def test_file_faults(tmp_path):

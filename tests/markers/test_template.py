@@ -29,17 +29,21 @@ def taxonomy_and_markers(draw):
     """A taxonomy whose closed values are any strings, and markers that it knows."""
     categories, markers = {}, {}
     for name in draw(st.lists(names, unique=True, min_size=1, max_size=5)):
-        kind = draw(st.sampled_from(["closed", "integer", "number"]))
+        kind = draw(st.sampled_from(["closed", "several", "integer", "number"]))
         values = draw(st.lists(strings | hard, unique=True, min_size=1, max_size=4))
         categories[name] = Category(
-            name, kind, "d", "metadata", "prompt",
-            values=dict.fromkeys(values, "d") if kind == "closed" else {}, unit="u",
+            name, "closed" if kind == "several" else kind, "d", "metadata", "prompt",
+            values=dict.fromkeys(values, "d") if kind in ("closed", "several") else {}, unit="u",
+            several=kind == "several",
         )  # fmt: skip
         if draw(st.booleans()):
             integers = st.integers(-(2**63), 2**63 - 1)
             floats = st.floats(allow_nan=False, allow_infinity=False)
+            sets = st.sets(st.sampled_from(values), min_size=1)
             pool = {"closed": st.sampled_from(values), "integer": integers, "number": floats}
-            markers[name] = draw(pool[kind])
+            markers[name] = draw((pool | {"several": sets})[kind])
+            if kind == "several":
+                markers[name] = tuple(value for value in values if value in markers[name])
     order = draw(st.permutations(list(markers)))
     return Taxonomy("any", categories), {name: markers[name] for name in order}
 
@@ -63,6 +67,38 @@ def test_render_then_parse_is_the_identity(drawn, rest):
     assert parsed == markers and after == rest
     assert list(parsed) == list(markers), "the order is the one written"
     assert all(type(parsed[name]) is type(value) for name, value in markers.items())
+
+
+def two_domains():
+    values = dict.fromkeys(["Law", "Math", "News"], "d")
+    domain = Category("domain", "closed", "d", "metadata", "prompt", values, several=True)
+    return Taxonomy("two", {"domain": domain, "lang": PAPER.categories["lang"]})
+
+
+def test_each_of_several_values_is_a_line():
+    lines = "<domain>Law</domain>\n<domain>News</domain>\n<lang>Hindi</lang>\n"
+    markers = {"domain": ("Law", "News"), "lang": "Hindi"}
+    assert TEXT.render(markers) == OPEN + lines + CLOSE
+    assert TEXT.parse(OPEN + lines + CLOSE, two_domains()) == (markers, "")
+    assert TEXT.render({"domain": ("Law",)}) == TEXT.render({"domain": "Law"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("<lang>Hindi</lang>\n<lang>Dutch</lang>\n", "lang stands twice"),
+        ("<domain>Law</domain>\n<lang>Hindi</lang>\n<domain>Law</domain>\n", "domain stands twice"),
+        ("<domain>Law</domain>\n<domain>Nws</domain>\n", "did you mean 'News'"),
+    ],
+)
+def test_several_values_stand_together_in_a_category_that_allows_them(lines, says):
+    with pytest.raises(MarkerError, match=says):
+        TEXT.parse(OPEN + lines + CLOSE, two_domains())
+
+
+def test_several_values_in_another_order_are_read():
+    lines = "<domain>News</domain>\n<domain>Law</domain>\n<domain>News</domain>\n"
+    assert TEXT.parse(OPEN + lines + CLOSE, two_domains())[0] == {"domain": ("Law", "News")}
 
 
 @given(strings | hard)

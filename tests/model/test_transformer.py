@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marker_lm.model.transformer import head_logits
+from marker_lm.model.transformer import head_logits, head_table
 from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
 
 
@@ -76,7 +76,9 @@ def test_hidden_states_and_head_give_the_logits():
         logits, _ = forward(config, params, *batch)
         hidden, _ = forward(config, params, *batch, return_hidden=True)
         assert hidden.shape == (2, 7, config.width)
-        np.testing.assert_allclose(head_logits(params, config, hidden), logits, atol=1e-6)
+        np.testing.assert_allclose(
+            head_logits(head_table(params, config), config, hidden), logits, atol=1e-6
+        )
 
 
 def test_no_token_depends_on_a_later_one():

@@ -1,10 +1,11 @@
-"""The rows of the Atlas: prompts, exact answers, markers; split into train, heldout and unseen.
+"""The rows of the Atlas: prompts, exact answers, markers; split by what training may see.
 
-    splits = generate(n=34_000, seed=0)     # {'train': [row, ...], 'heldout': ..., 'unseen': ...}
+    splits = generate(n=60_000, seed=0)     # {'train': [row, ...], 'dev': ..., 'heldout': ..., ...}
 
 A combination is a fact with the levers lang, format and length_bucket. One in 16 (by a hash) is
-never trained on, heldout rows are drawn from those alone. Rows of the (lang, format) pairs in
-UNSEEN are in the split 'unseen' only.
+for the split 'dev' alone, which is there to choose settings by, and one in 16 for 'heldout' and
+'unseen' alone, which reports are about. Rows of the (lang, format) pairs in UNSEEN are in 'unseen'
+only.
 """
 
 import hashlib
@@ -34,9 +35,8 @@ UNSEEN: frozenset[tuple[str, str]] = frozenset({
     ("Japanese", "Enumeration"), ("Portuguese", "Markdown"), ("Thai", "JSON"),
     ("Polish", "Tabular"), ("Ukrainian", "Markdown"), ("Amharic", "Enumeration"),
 })  # fmt: skip
-HELDOUT_SHARE, HELDOUT_TAIL = 1 / 20, 0.4
-UNSEEN_SHARE, UNSEEN_TAIL = 1 / 60, 0.3
-RESERVED = 16
+# split -> its share of all rows, and the tail languages' share of the split.
+HELD = {"dev": (1 / 40, 0.4), "heldout": (1 / 20, 0.4), "unseen": (1 / 60, 0.3)}
 
 
 def bucket_of(content: facts.Content) -> str:
@@ -81,6 +81,11 @@ def combination(fact: Fact, lang: str, format: str, length_bucket: str) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _part(combo: str) -> str:
+    """Whether a combination is for 'train', 'dev' or 'heldout'."""
+    return {0: "dev", 1: "heldout"}.get(int(_digest(combo), 16) % 16, "train")
 
 
 @cache
@@ -153,15 +158,15 @@ def _draw(
     rng: Random,
     counts: Mapping[str, int],
     unseen: bool,
-    reserved: bool | None,
+    part: str,
     unique: bool,
     trained: Container[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """counts[lang] rows of each language.
 
-    unseen: of the pairs in UNSEEN or of the others; reserved: of the reserved combinations, the
-    others, or (None) any; unique: a combination comes only once (else with other wording again);
-    trained: prompts with answers that must not come, as some are the same in two languages.
+    unseen: of the pairs in UNSEEN or of the others; part: of these combinations, see _part;
+    unique: a combination comes only once (else with other wording again); trained: prompts with
+    answers that must not come, as some are the same in two languages.
     """
     rows, seen = [], set()
     for lang, count in counts.items():
@@ -175,8 +180,7 @@ def _draw(
             lever = facts.ASKS[fact["ask"]].lever
             bucket = rng.choices(LENGTHS, LENGTH_SHARES)[0] if lever else ""
             combo = combination(fact, lang, format, bucket)
-            is_reserved = int(_digest(combo), 16) % RESERVED == 0
-            if reserved not in (None, is_reserved) or (unique and combo in seen):
+            if _part(combo) != part or (unique and combo in seen):
                 continue
             row = _row(rng, fact, lang, format, bucket)
             identity = combo if unique else row["id"]
@@ -190,31 +194,30 @@ def _draw(
     return rows
 
 
-def generate(n: int = 34_000, seed: int = 0) -> dict[str, list[dict]]:
-    """n rows in all: 'train', 'heldout' (a twentieth) and 'unseen' (a sixtieth).
+def generate(n: int = 60_000, seed: int = 0) -> dict[str, list[dict]]:
+    """n rows in all: 'dev', 'heldout' and 'unseen' with their shares in HELD, the rest 'train'.
 
     A row: id, prompt, completion, markers; and for evaluation `determined` (categories that the
     prompt fixes), `open` (lever -> the values it leaves open), `fact` (see answer_key), `key`
-    (the exact answer for the row's own markers). Train draws languages by languages.shares();
-    two fifths of heldout and three tenths of unseen are of the tail languages.
+    (the exact answer for the row's own markers). Train draws languages by languages.shares(); in
+    the other splits the tail languages come more often.
     Raises ValueError when n is under 600 (languages would be left out).
     """
     if n < 600:
         raise ValueError(f"n is {n}: the Atlas needs 600 rows for every language to have some")
-    heldout, unseen = round(n * HELDOUT_SHARE), round(n * UNSEEN_SHARE)
-    train = _counts(n - heldout - unseen, languages.shares())
-    unseen_langs = [lang for lang in languages.LANGUAGES if any(lang == k for k, _ in UNSEEN)]
-
-    of_heldout = _head_and_tail(heldout, HELDOUT_TAIL, languages.LANGUAGES)
-    of_unseen = _head_and_tail(unseen, UNSEEN_TAIL, unseen_langs)
-    rngs = [Random(f"{seed} {split}") for split in ("train", "heldout", "unseen")]
-    train_rows = _draw(rngs[0], train, unseen=False, reserved=False, unique=False)
-    trained = {(row["prompt"], row["completion"]) for row in train_rows}
-    return {
-        "train": train_rows,
-        "heldout": _draw(rngs[1], of_heldout, False, True, True, trained),
-        "unseen": _draw(rngs[2], of_unseen, True, None, True, trained),
-    }
+    sizes = {split: round(n * share) for split, (share, _) in HELD.items()}
+    counts = _counts(n - sum(sizes.values()), languages.shares())
+    train = _draw(Random(f"{seed} train"), counts, unseen=False, part="train", unique=False)
+    trained = {(row["prompt"], row["completion"]) for row in train}
+    splits = {"train": train}
+    for split, (_, tail_share) in HELD.items():
+        unseen = split == "unseen"
+        some = {lang for lang, _ in UNSEEN} if unseen else languages.LANGUAGES
+        langs = [lang for lang in languages.LANGUAGES if lang in some]
+        part = "dev" if split == "dev" else "heldout"
+        counts = _head_and_tail(sizes[split], tail_share, langs)
+        splits[split] = _draw(Random(f"{seed} {split}"), counts, unseen, part, True, trained)
+    return splits
 
 
 def strata() -> dict[str, Any]:
@@ -241,8 +244,8 @@ def summary(splits: Mapping[str, list[dict]]) -> dict[str, Any]:
     return found
 
 
-def write(folder: epath.PathLike, n: int = 34_000, seed: int = 0) -> dict[str, Any]:
-    """Writes train.jsonl, heldout.jsonl and unseen.jsonl into a folder; returns summary()."""
+def write(folder: epath.PathLike, n: int = 60_000, seed: int = 0) -> dict[str, Any]:
+    """Writes each split as SPLIT.jsonl into a folder; returns summary()."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     splits = generate(n, seed)
