@@ -24,6 +24,7 @@ ALLOWED = {
 BESIDE = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "__main__"}
 NOT_IN_MARKERS = {"jax", "flax", "tensorflow", "seqio", "torch"}
 WITH_TENSORFLOW = {"data/tasks.py", "data/vocabularies.py"}
+WITH_BEAM = {"annotate/beam.py", "data/beam.py"}
 
 
 def imports(tree):
@@ -105,11 +106,11 @@ def test_what_the_rules_allow(place, source):
 
 
 def modules(*packages):
-    """Names of all modules of the packages, but for those that may import TensorFlow."""
+    """Names of all modules of the packages, but for those that need TensorFlow or an extra."""
     for package in packages:
         for file in sorted((ROOT / package).glob("*.py")):
             place = file.relative_to(ROOT).as_posix()
-            if place not in WITH_TENSORFLOW and file.stem != "__init__":
+            if place not in WITH_TENSORFLOW | WITH_BEAM and file.stem != "__init__":
                 yield f"marker_lm.{package}.{file.stem}"
 
 
