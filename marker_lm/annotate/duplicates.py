@@ -6,8 +6,9 @@ differ in a short input alone would else pass for duplicates. Buckets are bands 
 (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4); a pair from a bucket
 counts only when the Jaccard similarity of its two sketches reaches the threshold.
 
-Memory is about 60 bytes a row and 200 MB of tables; sketches (at most 1 KB a row) and excerpts lie
-in temporary files. At most `MAX_ROWS` rows are searched, the first ones, and the result says so.
+Memory is about 150 bytes a row and 100 MB of tables (measured by tests/benchmarks/long_tail.py);
+sketches, at most 1 KB a row, and excerpts lie in temporary files. At most `MAX_ROWS` rows are
+searched, the first ones, so 0.9 GB is the bound; the result says how many were left out.
 """
 
 import json
