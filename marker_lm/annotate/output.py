@@ -1,9 +1,9 @@
 """The folder that annotation writes: shards of rows, each whole under its name, and a manifest.
 
-folder/rows/00000-00000.jsonl   shard by shard: number of the input file, part of it
-folder/rejects.jsonl            rows that could not be used, with file, line and reason
-folder/manifest.json            written last: counts, and what the rows were made with
-folder/work/                    what an unfinished run knows; gone when it is finished
+rows/00000-00000.jsonl   shard by shard: number of the input file, part of it
+rejects.jsonl            rows that could not be used, with file, line and reason
+manifest.json            written last: counts, and what the rows were made with
+work                     folder of what an unfinished run knows; gone when it is finished
 """
 
 import base64
@@ -26,7 +26,7 @@ from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Annotated, Job, Reject
 from marker_lm.data.blocks import Block
 from marker_lm.data.example import INFO_FIELD, MarkerInfo, lookup
-from marker_lm.data.sources import excerpt
+from marker_lm.data.sources import repeated_id
 from marker_lm.progress import Progress
 
 FORMATS = ("jsonl", "jsonl.gz", "parquet")
@@ -215,8 +215,8 @@ class ShardWriter:
             row = self._row(done, int(i))
             info = {c: MarkerInfo(**one) for c, one in row[INFO_FIELD].items() if one}
             done.tally.add(info, times=-1)
-            reason = f"the id '{lookup(row, self.job.row_format.id)}' was used by a row before"
-            yield Reject(numbers[i], reason, "repeated id", excerpt(row))
+            error = repeated_id(lookup(row, self.job.row_format.id), row)
+            yield Reject(numbers[i], str(error), error.kind, error.excerpt)
 
     def _row(self, done: Annotated, i: int) -> dict[str, Any]:
         if self.job.output != "parquet":

@@ -11,7 +11,7 @@ OUT/rejects.jsonl, counts to OUT/manifest.json. Killed at any time, the same com
 Training then reads OUT/rows, with `--config.data.rows.trust.lang=0.9` only what is sure enough.
 """
 
-from marker_lm.cli.common import add_config, load_config
+from marker_lm.cli.common import add_beam, add_config, load_config
 
 DRY_ROWS = 200
 
@@ -24,11 +24,7 @@ def add_arguments(parser) -> None:
         action="store_true",
         help=f"annotate about the first {DRY_ROWS} rows, show what came out and write nothing",
     )
-    parser.add_argument(
-        "--beam",
-        action="store_true",
-        help="run as an Apache Beam job; further options, such as --runner, are Beam's",
-    )
+    add_beam(parser)
 
 
 def run(args) -> None:

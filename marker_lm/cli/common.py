@@ -36,6 +36,15 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    """Adds --beam; options that are not ours come in `args.rest` then."""
+    parser.add_argument(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam job; further options, such as --runner, are Beam's",
+    )
+
+
 def load_config(file: str, overrides: list[str]) -> ConfigDict:
     """The locked config of a file, with `--config.key=value` overrides checked by type.
 

@@ -10,16 +10,12 @@ same command goes on; run again with the same config and files, it finds that no
       --beam --runner=DataflowRunner --project=mine --region=europe-west4 ...
 """
 
-from marker_lm.cli.common import add_config, load_config
+from marker_lm.cli.common import add_beam, add_config, load_config
 
 
 def add_arguments(parser) -> None:
     add_config(parser)
-    parser.add_argument(
-        "--beam",
-        action="store_true",
-        help="run as an Apache Beam job; further options, such as --runner, are Beam's",
-    )
+    add_beam(parser)
 
 
 def run(args) -> None:

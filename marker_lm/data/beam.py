@@ -174,7 +174,7 @@ def _parse(placed: tuple[Place, Block], job: BeamJob, repeated: list[tuple[Place
     for number, row, example in job.parse(block, left_out, untrusted):
         error = example if isinstance(example, RowError) else None
         if error is None and number in again:
-            error = repeated_id(example, row)
+            error = repeated_id(example.id, row)
         if error is not None:
             rejected.append([number, str(error), error.kind, error.excerpt])
             continue

@@ -72,7 +72,7 @@ def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
         try:
             example = parse_row(row, taxonomy, row_format, line_id, *counters)
             if not seen.add(hash_ids([example.id]))[0]:
-                raise repeated_id(example, row)
+                raise repeated_id(example.id, row)
         except RowError as error:
             if rejects is None:
                 raise RowError(f"{line_id}: {error}", error.kind) from None

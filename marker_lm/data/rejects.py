@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-_EXCERPT = 200
+EXCERPT = 200  # characters of a row that are kept
 
 
 class RejectShareError(ValueError):
@@ -64,7 +64,7 @@ class Rejects:
         self.kinds[kind] += 1
         self._first = self._first or f"{file}:{line}: {reason}"
         if self._file is not None:
-            row = {"file": file, "line": line, "reason": reason, "excerpt": excerpt[:_EXCERPT]}
+            row = {"file": file, "line": line, "reason": reason, "excerpt": excerpt[:EXCERPT]}
             self._file.write(json.dumps(row) + "\n")
         if self.rows >= self.min_rows:
             self._check_share()

@@ -12,7 +12,7 @@ from etils import epath
 
 from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks, read_lines
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
-from marker_lm.data.rejects import Rejects, RejectShareError
+from marker_lm.data.rejects import EXCERPT, Rejects, RejectShareError
 from marker_lm.data.seen import SeenIds
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_EXCERPT = 200
 
 
 def find_files(paths: epath.PathLike | Iterable[epath.PathLike]) -> dict[str, epath.Path]:
@@ -130,9 +129,9 @@ def excerpt(row: Any) -> str:
     if isinstance(row, RowError):
         return row.excerpt
     try:
-        return json.dumps(row, ensure_ascii=False, default=str)[:_EXCERPT]
+        return json.dumps(row, ensure_ascii=False, default=str)[:EXCERPT]
     except (TypeError, ValueError, RecursionError):  # keys that are no texts
-        return repr(row)[:_EXCERPT]
+        return repr(row)[:EXCERPT]
 
 
 def read_examples(
@@ -162,7 +161,7 @@ def read_examples(
             for number, row, example in parsed:
                 error = example if isinstance(example, RowError) else None
                 if error is None and not next(is_first):
-                    error = repeated_id(example, row)
+                    error = repeated_id(example.id, row)
                 if error is None:
                     if rejects is not None:
                         rejects.accept()
@@ -174,7 +173,7 @@ def read_examples(
                     rejects.reject(file, number, str(error), error.kind, error.excerpt)
 
 
-def repeated_id(example: Example, row: Any) -> RowError:
-    """What is said of a row whose id a row before has."""
-    reason = f"the id '{example.id}' was used by a row before"
+def repeated_id(name: str, row: Any) -> RowError:
+    """What is said of a row whose id, `name`, a row before has."""
+    reason = f"the id '{name}' was used by a row before"
     return RowError(reason, "repeated id", excerpt(row))
