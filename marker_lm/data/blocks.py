@@ -92,18 +92,16 @@ def block_rows(block: Block, max_line_bytes: int = 1_000_000) -> Iterator[tuple[
 
 
 def read_lines(
-    path: epath.PathLike, max_line_bytes: int = 1_000_000
+    raw: Any, path: epath.PathLike, max_line_bytes: int
 ) -> Iterator[tuple[int, bytes | None, int]]:
     """Yields (line number from 1, line without its end, its bytes) of a plain or gzip file.
 
     A line over `max_line_bytes` comes as None and is never held in memory as a whole.
     Raises SourceError for a damaged gzip file.
+
+    Args:
+      raw: the file, open for reading bytes; path: for messages.
     """
-    with epath.Path(path).open("rb") as raw:
-        yield from _lines(raw, path, max_line_bytes)
-
-
-def _lines(raw: Any, path: epath.PathLike, max_line_bytes: int):
     number = 0
     file = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
     is_gzip = file.peek(2)[:2] == _GZIP_MAGIC
@@ -126,7 +124,7 @@ def _lines(raw: Any, path: epath.PathLike, max_line_bytes: int):
 def _line_blocks(name, path, max_line_bytes, rows, shard_rows, block_bytes) -> Iterator[Block]:
     first, held, numbers, lines = 0, 0, [], []
     with path.open("rb") as raw:
-        for number, line, size in _lines(raw, path, max_line_bytes):
+        for number, line, size in read_lines(raw, path, max_line_bytes):
             if line is not None and not line.strip():
                 continue
             numbers.append(number)

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks, read_lines
+from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import EXCERPT, Rejects, RejectShareError
 from marker_lm.data.seen import SeenIds
@@ -25,7 +25,6 @@ __all__ = [
     "find_files",
     "parse_block",
     "read_examples",
-    "read_lines",
     "read_rows",
     "repeated_id",
 ]

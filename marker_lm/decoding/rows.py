@@ -1,19 +1,19 @@
-"""Rows of a JSONL file as prompts with controls."""
+"""Rows of a file as prompts with controls."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
+from marker_lm.data.blocks import block_rows, read_blocks
 from marker_lm.data.example import RowError
-from marker_lm.data.sources import SourceError, find_files, read_lines
+from marker_lm.data.sources import find_files
 from marker_lm.decoding.controls import Controls
 
 
 def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
-    """JSON objects of a file, glob or folder, each with the text fields in `needed`.
+    """Rows of JSONL or Parquet, a file, glob or folder, each with the text fields in `needed`.
 
     A row has "markers", a mapping, and "ban", a list; both are empty where the file has none.
 
@@ -21,30 +21,15 @@ def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
       SourceError: there is no such file, or it is empty.
       RowError: a row that can't be used, with file and line.
     """
-    for file in find_files(path).values():
-        rows = 0
-        for number, line, size in read_lines(file):
-            if line is not None and not line.strip():
-                continue
-            rows += 1
-            try:
-                yield _check(_parse(line, size), needed)
-            except RowError as error:
-                raise RowError(f"{file}:{number}: {error}", error.kind) from None
-        if not rows:
-            raise SourceError(f"the file {file} is empty; give a file with one JSON row a line")
-
-
-def _parse(line: bytes | None, size: int) -> Any:
-    if line is None:
-        raise RowError(f"the line has {size} bytes, which is too long for a row", "line too long")
-    try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        bad = f"byte 0x{line[error.start]:02X} at position {error.start}"
-        raise RowError(f"the line is not UTF-8: {bad}", "invalid UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"the line is not JSON: {error}", "invalid JSON") from None
+    for name, file in find_files(path).items():
+        for block in read_blocks(name, file):
+            for number, row in block_rows(block):
+                try:
+                    if isinstance(row, RowError):
+                        raise row
+                    yield _check(row, needed)
+                except RowError as error:
+                    raise RowError(f"{file}:{number}: {error}", error.kind) from None
 
 
 def _check(row: Any, needed: tuple[str, ...]) -> dict:

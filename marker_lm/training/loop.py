@@ -14,13 +14,7 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
 from marker_lm.data.prepare import check_cache, prepare
-from marker_lm.data.setup import (
-    Setup,
-    data_folder,
-    eval_batches,
-    make_setup,
-    train_batches,
-)
+from marker_lm.data.setup import Setup, data_folder, eval_batches, make_setup, train_batches
 from marker_lm.data.tokenizer import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.model.config import ModelConfig

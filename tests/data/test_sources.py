@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from marker_lm.data.blocks import read_lines
 from marker_lm.data.example import RowError, RowFormat, lookup, parse_row
 from marker_lm.data.sources import (
     Rejects,
@@ -16,7 +17,6 @@ from marker_lm.data.sources import (
     SourceError,
     find_files,
     read_examples,
-    read_lines,
 )
 from marker_lm.markers.taxonomy import Category, MarkerError, Taxonomy, load_taxonomy
 from tests.data.small import ROWS, shared_data, taxonomy, write_rows
@@ -246,7 +246,9 @@ def test_bad_lines_are_rejected_with_file_line_and_reason(tmp_path):
 def test_line_limit_is_exact(tmp_path):
     file = tmp_path / "lines.jsonl"
     file.write_bytes(b"a" * 10 + b"\n" + b"b" * 11 + b"\n\n" + b"c" * 200_000 + b"\n" + b"d" * 10)
-    assert list(read_lines(file, 10)) == [
+    with file.open("rb") as raw:
+        found = list(read_lines(raw, file, 10))
+    assert found == [
         (1, b"a" * 10, 10),
         (2, None, 11),
         (3, b"", 0),
@@ -259,7 +261,8 @@ def test_a_long_line_is_not_held_in_memory(tmp_path):
     file = tmp_path / "rows.jsonl.gz"
     file.write_bytes(gzip.compress(b"x" * 30_000_000 + b"\n"))
     tracemalloc.start()
-    assert [line for _, line, _ in read_lines(file, 10_000)] == [None]
+    with file.open("rb") as raw:
+        assert [line for _, line, _ in read_lines(raw, file, 10_000)] == [None]
     assert tracemalloc.get_traced_memory()[1] < 3_000_000
     tracemalloc.stop()
 
