@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from marker_lm.annotate import duplicates, long_tail, strata, tally
 from marker_lm.annotate.sketches import sketch
 from marker_lm.annotate.token_costs import token_costs
-from marker_lm.data.prepare import SPLITS, examples
+from marker_lm.data.inputs import SPLITS, examples
+from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
-from marker_lm.data.sources import Rejects
 from marker_lm.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 from marker_lm.annotate.long_tail import head_and_tail, shares
 from marker_lm.annotate.strata import load_strata, rule_text
 from marker_lm.annotate.tally import values_of
-from marker_lm.data.prepare import examples
+from marker_lm.data.inputs import examples
+from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
-from marker_lm.data.sources import Rejects
 from marker_lm.evaluation.atlas import got_format
 from marker_lm.evaluation.atlas_checks import FORMATS
 from marker_lm.evaluation.benchmark import Benchmark, Item, choose_items
