@@ -17,7 +17,6 @@ from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
-INFO = "marker_info"  # field of a row: category -> {"origin": text, "confidence": 0..1}
 GIVEN = "the row itself"  # origin of a marker that the row has nothing to say about
 CONFIDENCE_BINS = 10
 _STEPS = 4  # bins of a length histogram in each doubling
@@ -48,9 +47,9 @@ class Row:
 
     @classmethod
     def of(cls, example: Example) -> "Row":
-        markers = {c: v for c, v in example.markers.items()}
-        info = example.extra.get(INFO)
-        return cls(example.id, example.prompt, example.completion, markers, info)
+        found = example.marker_info.items()
+        info = {category: one._asdict() for category, one in found if one.origin != "row"}
+        return cls(example.id, example.prompt, example.completion, example.markers, info)
 
 
 @dataclasses.dataclass(frozen=True)

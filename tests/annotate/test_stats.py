@@ -9,6 +9,7 @@ from marker_lm import markup
 from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.stats_page import SECTIONS, render
 from marker_lm.annotate.stats_summary import percent, summary, terminal_tables
+from marker_lm.annotate.tally import GIVEN
 from marker_lm.data.prepare import make_tokenizer
 from marker_lm.data.sources import SourceError
 from marker_lm.markers.taxonomy import load_taxonomy
@@ -60,6 +61,21 @@ def test_values_that_never_came(tmp_path, monkeypatch):
     assert found["categories"]["lang"]["unseen"] == ["ja"]
     monkeypatch.setattr(markup, "get_plotlyjs", lambda: "")
     assert "Never seen: ja." in Page(render(found, "marker-lm stats")).text
+
+
+def test_who_filled_the_markers_is_told_from_annotated_rows(tmp_path):
+    folder = write_data(tmp_path)
+    rows = make_rows(60)
+    told = {"lang": {"origin": "lang", "confidence": 0.95}}
+    for row in rows:
+        if "lang" in row["markers"]:
+            row["marker_info"] = told
+    write_rows(folder / "train.jsonl", rows)
+    found = statistics(folder)["categories"]
+    marked = {name: sum(name in row["markers"] for row in rows) for name in ("lang", "task")}
+    assert found["lang"]["origins"] == {"lang": marked["lang"]}
+    assert found["lang"]["confidences"] == [0] * 9 + [marked["lang"]]
+    assert found["task"]["origins"] == {GIVEN: marked["task"]}
 
 
 def test_everything_is_plain_json(stats):
