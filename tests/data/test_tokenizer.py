@@ -124,6 +124,15 @@ def test_training_is_deterministic(pieces):
     assert train_sentencepiece(LINES * 5, 500).hash == pieces.hash
 
 
+def test_a_sample_is_always_the_same_and_not_the_first_texts():
+    texts = [f"{word} {n % 7}" for n, word in enumerate(LINES * 50)]
+    texts += [f"later text number {n}" for n in range(100)]
+    one, other = (train_sentencepiece(iter(texts), 400, max_texts=120) for _ in range(2))
+    assert one.hash == other.hash
+    assert one.hash != train_sentencepiece(texts[:120], 400).hash
+    assert one.hash != train_sentencepiece(texts, 400).hash
+
+
 def test_load_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no tokenizer at"):
         load_tokenizer(tmp_path / "none")

@@ -17,7 +17,8 @@ RANDOM = np.random.default_rng(0)
 TABLE = RANDOM.normal(0, 0.3, (CONFIG.vocab, CONFIG.width)).astype(np.float32)
 HIDDEN = RANDOM.normal(0, 2, (B, L, CONFIG.width)).astype(np.float32)
 TARGETS = RANDOM.integers(0, CONFIG.vocab, (B, L), dtype=np.int32)
-WEIGHTS = RANDOM.normal(0, 1, (B, L)).astype(np.float32)
+# Not negative: a sum of both signs has no relative precision to hold it to.
+WEIGHTS = RANDOM.uniform(0.1, 2, (B, L)).astype(np.float32)
 
 
 def plain_nll(table, config, hidden, targets):
