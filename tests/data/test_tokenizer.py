@@ -1,6 +1,9 @@
 """Tokenizers give every text back."""
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -15,6 +18,7 @@ from marker_lm.data.tokenizer import (
     train_sentencepiece,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 LINES = [
     "The capital of France is Paris.\nThe capital of Japan is 東京.\n\n- one\n- two",
     "def f(x):\n    return x + 12345\n",
@@ -124,13 +128,20 @@ def test_training_is_deterministic(pieces):
     assert train_sentencepiece(LINES * 5, 500).hash == pieces.hash
 
 
-def test_a_sample_is_always_the_same_and_not_the_first_texts():
-    texts = [f"{word} {n % 7}" for n, word in enumerate(LINES * 50)]
-    texts += [f"later text number {n}" for n in range(100)]
-    one, other = (train_sentencepiece(iter(texts), 400, max_texts=120) for _ in range(2))
-    assert one.hash == other.hash
-    assert one.hash != train_sentencepiece(texts[:120], 400).hash
-    assert one.hash != train_sentencepiece(texts, 400).hash
+def test_a_sample_is_the_same_in_every_process_and_not_the_first_texts():
+    """In one process the trainer's own sample repeats itself."""
+    code = """
+from marker_lm.data.tokenizer import train_sentencepiece
+texts = [f"{chr(97 + n % 26)}{n * 7919 % 1000} {n * 104729 % 1000}" for n in range(2000)]
+for chosen, most in ((texts, 500), (texts[:500], 0), (texts, 0)):
+    print(train_sentencepiece(iter(chosen), 330, max_texts=most).hash)
+"""
+    run = [sys.executable, "-c", code]
+    one, other = (
+        subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+        for _ in range(2)
+    )
+    assert one == other and len(set(one)) == 3
 
 
 def test_load_errors(tmp_path):
