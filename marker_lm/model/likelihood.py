@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.transformer import Transformer, head_logits, head_table
+from marker_lm.model.transformer import Transformer, head_logits, head_slope, head_table
 
 
 def batch_nll(params, config: ModelConfig, batch, weights_BxL, wanted_BxL, blocks: int, groups=1):
@@ -113,7 +113,8 @@ def _front_nll_and_gradient(
         nll_GxT = _put(nll_GxT, i, normalizer - _pick(logits, targets))
         p_GxtxV = jnp.exp(logits - normalizer[..., None])
         is_target_GxtxV = jnp.arange(logits.shape[-1]) == targets[..., None]
-        d_logits = (weights[..., None] * (p_GxtxV - is_target_GxtxV)).astype(table.dtype)
+        d_logits = weights[..., None] * (p_GxtxV - is_target_GxtxV)
+        d_logits = (d_logits * head_slope(config, logits)).astype(table.dtype)
         d_table_VxD += jnp.einsum(
             "gtv,gtd->vd", d_logits, hidden, preferred_element_type=jnp.float32
         )

@@ -33,29 +33,54 @@ def _truncated_normal(std: float) -> initializers.Initializer:
     return initializers.truncated_normal(std / 0.87962566103423978)
 
 
+def norm_params(config: ModelConfig) -> dict[str, ArrayInfo]:
+    """Scales of the norms of one block, which stand around attention and feed-forward."""
+    names = ["attention_norm"]
+    if not config.parallel:
+        names.append("mlp_norm")
+    if config.post_norms:
+        names += ["attention_post_norm", "mlp_post_norm"]
+    return {name: _scale(config, (config.width,), ("embed",)) for name in names}
+
+
+def _scale(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]) -> ArrayInfo:
+    """The scale of a norm, such that it begins as 1."""
+    init = initializers.constant(1 - config.norm_offset)
+    return ArrayInfo(shape, jnp.dtype(config.param_dtype), axes, init)
+
+
 def attention_params(config: ModelConfig) -> dict[str, ArrayInfo]:
     """Parameters of the attention part of one block."""
     D, H, K, N = config.width, config.heads, config.kv_heads, config.head_size
     dtype = jnp.dtype(config.param_dtype)
     fan_in = _truncated_normal(D**-0.5)
     out = _truncated_normal((H * N) ** -0.5 / math.sqrt(2 * config.layers))
-    return {
-        "norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones),
+    params = {
         "query": ArrayInfo((D, H, N), dtype, ("embed", "heads", "head"), fan_in),
         "key": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
         "value": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
         "out": ArrayInfo((H, N, D), dtype, ("heads", "head", "embed"), out),
     }
+    heads = {"query": (H, "heads"), "key": (K, "kv_heads"), "value": (K, "kv_heads")}
+    if config.qkv_bias:
+        for name, (count, axis) in heads.items():
+            shape, axes = (count, N), (axis, "head")
+            params[f"{name}_bias"] = ArrayInfo(shape, dtype, axes, initializers.zeros)
+    for name in ("query", "key") if config.qk_norm != "none" else ():
+        count, axis = heads[name]
+        per_head = config.qk_norm == "per_head"
+        shape, axes = ((count, N), (axis, "head")) if per_head else ((N,), ("head",))
+        params[f"{name}_norm"] = _scale(config, shape, axes)
+    return params
 
 
 def mlp_params(config: ModelConfig) -> dict[str, ArrayInfo]:
-    """Parameters of the feed-forward part (SwiGLU) of one block."""
+    """Parameters of the gated feed-forward part of one block."""
     D, F = config.width, config.ff
     dtype = jnp.dtype(config.param_dtype)
     fan_in = _truncated_normal(D**-0.5)
     out = _truncated_normal(F**-0.5 / math.sqrt(2 * config.layers))
     return {
-        "norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones),
         "gate": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
         "up": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
         "down": ArrayInfo((F, D), dtype, ("mlp", "embed"), out),
@@ -69,7 +94,7 @@ def outer_params(config: ModelConfig) -> dict[str, ArrayInfo]:
     tables = {"embedding": ArrayInfo((V, D), dtype, ("vocab", "embed"), _truncated_normal(0.02))}
     if not config.tied_head:
         tables["head"] = ArrayInfo((V, D), dtype, ("vocab", "embed"), _truncated_normal(D**-0.5))
-    return tables | {"final_norm": ArrayInfo((D,), dtype, ("embed",), initializers.ones)}
+    return tables | {"final_norm": _scale(config, (D,), ("embed",))}
 
 
 def abstract_params(config: ModelConfig) -> Tree:
@@ -81,7 +106,10 @@ def abstract_params(config: ModelConfig) -> Tree:
             info, shape=(config.layers, *info.shape), axes=("layers", *info.axes)
         )
 
-    block = {"attention": attention_params(config), "mlp": mlp_params(config)}
+    block = norm_params(config) | {
+        "attention": attention_params(config),
+        "mlp": mlp_params(config),
+    }
     return outer_params(config) | {"layers": jax.tree.map(stack, block)}
 
 

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from marker_lm.model import cache as cache_lib
-from marker_lm.model.attention import attention, segment_mask
+from marker_lm.model.attention import attention, segment_mask, within_window
 from marker_lm.model.cache import KVCache
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.params import ArrayInfo, attention_params, mlp_params, outer_params
-from marker_lm.model.positions import apply_rope, rope_angles
+from marker_lm.model.params import (
+    ArrayInfo,
+    attention_params,
+    mlp_params,
+    norm_params,
+    outer_params,
+)
+from marker_lm.model.positions import Rotation, apply_rope, rotations
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -20,19 +26,26 @@ REMAT = {
 
 
 class Context(NamedTuple):
-    """What all blocks share: RoPE tables, mask, and where the cache is written."""
+    """What all blocks share: positions, rotations, mask, and where the cache is written."""
 
-    cos_BxLxN2: jax.Array
-    sin_BxLxN2: jax.Array
+    positions_BxL: jax.Array
+    key_positions_BxS: jax.Array
     mask_BxLxS: jax.Array
+    rotation: Rotation
+    local_rotation: Rotation
     slots_BxL: jax.Array | None
 
 
-def rms_norm(x_BxLxD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale in float32, back in x's dtype (Zhang and Sennrich 2019)."""
-    x = x_BxLxD.astype(jnp.float32)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
-    return (x * scale_D.astype(jnp.float32)).astype(x_BxLxD.dtype)
+def norm(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
+    """The config's norm over the last axis, in float32, back in x's dtype.
+
+    'rms' is x / rms(x) * scale (Zhang and Sennrich 2019); 'layer' takes the mean away before.
+    """
+    y = x.astype(jnp.float32)
+    if config.norm == "layer":
+        y -= jnp.mean(y, axis=-1, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm_eps)
+    return (y * (scale.astype(jnp.float32) + config.norm_offset)).astype(x.dtype)
 
 
 def head_table(params, config: ModelConfig) -> jax.Array:
@@ -43,12 +56,20 @@ def head_table(params, config: ModelConfig) -> jax.Array:
 def head_logits(table_VxD: jax.Array, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of final-norm hidden states [..., D]."""
     dtype = config.compute_dtype
-    return jnp.einsum(
+    logits = config.logit_scale * jnp.einsum(
         "...d,vd->...v",
         hidden.astype(dtype),
         table_VxD.astype(dtype),
         preferred_element_type=jnp.float32,
     )
+    cap = config.logit_softcap
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
+def head_slope(config: ModelConfig, logits: jax.Array) -> jax.Array | float:
+    """Derivative of `head_logits` by the plain products of hidden states and table."""
+    cap = config.logit_softcap
+    return config.logit_scale * (1 - (logits / cap) ** 2 if cap else 1.0)
 
 
 def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Array]:
@@ -57,36 +78,55 @@ def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Arr
 
 
 class Attention(nn.Module):
-    """Pre-norm grouped-query attention with RoPE; without the residual."""
+    """Grouped-query attention with RoPE; norms and residual are the block's."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxLxD, layer, context: Context, cache: KVCache | None):
+    def __call__(self, x_BxLxD, layer, window, context: Context, cache: KVCache | None):
         c = self.config
         p = declare(self, attention_params(c))
-        x = rms_norm(x_BxLxD, p["norm"], c.norm_eps)
-        q, k, v = (
-            jnp.einsum("bld,dhn->blhn", x, p[name].astype(x.dtype))
-            for name in ("query", "key", "value")
-        )
+        q, k, v = (self._heads(p, name, x_BxLxD) for name in ("query", "key", "value"))
         q = nn.with_logical_constraint(q, ("batch", "length", "heads", "head"))
         k = nn.with_logical_constraint(k, ("batch", "length", "kv_heads", "head"))
         v = nn.with_logical_constraint(v, ("batch", "length", "kv_heads", "head"))
-        q = apply_rope(q, context.cos_BxLxN2, context.sin_BxLxN2)
-        k = apply_rope(k, context.cos_BxLxN2, context.sin_BxLxN2)
+        rotation, mask_BxLxS = context.rotation, context.mask_BxLxS
+        if c.windows:
+            rotation = jax.tree.map(
+                lambda local, other: jnp.where(window > 0, local, other),
+                context.local_rotation,
+                rotation,
+            )
+            mask_BxLxS = within_window(
+                mask_BxLxS, context.positions_BxL, context.key_positions_BxS, window
+            )
+        q = apply_rope(q, rotation, c.rope_interleaved)
+        k = apply_rope(k, rotation, c.rope_interleaved)
         if cache is not None:
             cache = cache.replace(
                 k=cache_lib.write_layer(cache.k, layer, context.slots_BxL, k),
                 v=cache_lib.write_layer(cache.v, layer, context.slots_BxL, v),
             )
-            k, v = cache.k[layer].astype(x.dtype), cache.v[layer].astype(x.dtype)
-        mixed_BxLxHxN = attention(q, k, v, context.mask_BxLxS)
-        return jnp.einsum("blhn,hnd->bld", mixed_BxLxHxN, p["out"].astype(x.dtype)), cache
+            k, v = cache.k[layer].astype(q.dtype), cache.v[layer].astype(q.dtype)
+        scale = c.attention_scale or c.head_size**-0.5
+        mixed_BxLxHxN = attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
+        return jnp.einsum("blhn,hnd->bld", mixed_BxLxHxN, p["out"].astype(q.dtype)), cache
+
+    def _heads(self, p, name: str, x_BxLxD):
+        """Queries, keys or values [B, L, heads, N], before RoPE."""
+        y = jnp.einsum("bld,dhn->blhn", x_BxLxD, p[name].astype(x_BxLxD.dtype))
+        if self.config.qkv_bias:
+            y += p[f"{name}_bias"].astype(y.dtype)
+        if f"{name}_norm" in p:
+            y = norm(self.config, y, p[f"{name}_norm"])
+        return y
+
+
+ACTIVATION = {"silu": nn.silu, "gelu": nn.gelu}
 
 
 class MLP(nn.Module):
-    """Pre-norm SwiGLU (Shazeer 2020, arXiv:2002.05202); without the residual."""
+    """Gated feed-forward (Shazeer 2020, arXiv:2002.05202); norms and residual are the block's."""
 
     config: ModelConfig
 
@@ -94,24 +134,35 @@ class MLP(nn.Module):
     def __call__(self, x_BxLxD):
         c = self.config
         p = declare(self, mlp_params(c))
-        x = rms_norm(x_BxLxD, p["norm"], c.norm_eps)
-        gate_BxLxF = jnp.einsum("bld,df->blf", x, p["gate"].astype(x.dtype))
-        up_BxLxF = jnp.einsum("bld,df->blf", x, p["up"].astype(x.dtype))
-        mid = nn.with_logical_constraint(nn.silu(gate_BxLxF) * up_BxLxF, ("batch", "length", "mlp"))
-        return jnp.einsum("blf,fd->bld", mid, p["down"].astype(x.dtype))
+        dtype = x_BxLxD.dtype
+        gate_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["gate"].astype(dtype))
+        up_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["up"].astype(dtype))
+        mid_BxLxF = ACTIVATION[c.activation](gate_BxLxF) * up_BxLxF
+        mid_BxLxF = nn.with_logical_constraint(mid_BxLxF, ("batch", "length", "mlp"))
+        return jnp.einsum("blf,fd->bld", mid_BxLxF, p["down"].astype(dtype))
 
 
 class Block(nn.Module):
-    """One layer, in the form `nn.scan` wants: carry and layer number in, carry out."""
+    """One layer, in the form `nn.scan` wants: carry and the layer's own in, carry out."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, context: Context):
+    def __call__(self, carry, layer, window, context: Context):
+        c = self.config
+        scales = declare(self, norm_params(c))
+        attend, feed = Attention(c, name="attention"), MLP(c, name="mlp")
         x, cache = carry
-        mixed, cache = Attention(self.config, name="attention")(x, layer, context, cache)
-        x = x + mixed
-        x = x + MLP(self.config, name="mlp")(x)
+        normed = norm(c, x, scales["attention_norm"])
+        mixed, cache = attend(normed, layer, window, context, cache)
+        if c.parallel:
+            x = x + mixed + feed(normed)
+        elif c.post_norms:
+            x = x + norm(c, mixed, scales["attention_post_norm"])
+            x = x + norm(c, feed(norm(c, x, scales["mlp_norm"])), scales["mlp_post_norm"])
+        else:
+            x = x + mixed
+            x = x + feed(norm(c, x, scales["mlp_norm"]))
         return (nn.with_logical_constraint(x, ("batch", "length", None)), cache), None
 
 
@@ -152,16 +203,20 @@ class Transformer(nn.Module):
         # The table is gathered along its width first: a lookup split along it splits badly.
         table_VxD = nn.with_logical_constraint(p["embedding"], ("vocab", None))
         x = table_VxD.astype(c.compute_dtype)[tokens_BxL]
+        x *= jnp.asarray(c.embedding_scale, x.dtype)
         if cache is None:
             slots, mask = None, segment_mask(positions_BxL, segment_ids_BxL)
+            key_positions = positions_BxL
         else:
+            key_positions = jnp.arange(cache.size)[None]
             slots, mask, length_B = cache_lib.cache_slots(cache, positions_BxL, segment_ids_BxL)
             beyond = (segment_ids_BxL != 0) & (positions_BxL >= cache.size)
             x = jnp.where(beyond[:, :, None], jnp.nan, x)
             cache = cache.replace(length=length_B)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
-        angles = rope_angles(positions_BxL, c.head_size, c.rope_base)
-        context = Context(jnp.cos(angles), jnp.sin(angles), mask, slots)
+        context = Context(
+            positions_BxL, key_positions, mask, *rotations(c, positions_BxL), slots_BxL=slots
+        )
 
         block = Block
         if c.remat != "none":
@@ -170,12 +225,13 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             length=c.layers,
             unroll=1 if c.scan else c.layers,
         )
-        (x, cache), _ = blocks(c, name="layers")((x, cache), jnp.arange(c.layers), context)
-        hidden_BxLxD = rms_norm(x, p["final_norm"], c.norm_eps)
+        windows = jnp.asarray(c.layer_windows, jnp.int32)
+        (x, cache), _ = blocks(c, name="layers")((x, cache), jnp.arange(c.layers), windows, context)
+        hidden_BxLxD = norm(c, x, p["final_norm"])
         if return_hidden:
             return hidden_BxLxD, cache
         return head_logits(head_table(p, c), c, hidden_BxLxD), cache

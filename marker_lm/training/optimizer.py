@@ -18,8 +18,13 @@ def schedule(config, steps: int) -> optax.Schedule:
 
 
 def _decayed(params):
-    """Weight decay is for matrices; the scales of the norms are left (stacked by layer: rank 2)."""
-    return jax.tree.map_with_path(lambda path, x: not path[-1].key.endswith("norm"), params)
+    """Weight decay is for matrices; scales of norms and biases are left (they are stacked too)."""
+    return jax.tree.map_with_path(lambda path, x: not _is_vector(path), params)
+
+
+def _is_vector(path) -> bool:
+    """Whether a parameter is the scale of a norm or a bias."""
+    return path[-1].key.endswith(("norm", "bias"))
 
 
 def _adamw(config, learning_rate):
@@ -37,7 +42,7 @@ def _muon_dimensions(params):
 
     def dimensions(path, _):
         name = path[-1].key
-        if path[0].key != "layers" or name.endswith("norm"):
+        if path[0].key != "layers" or _is_vector(path):
             return None
         if name in ("query", "key", "value"):  # [layers, D, heads, N]
             return optax.contrib.MuonDimensionNumbers(1, (2, 3))

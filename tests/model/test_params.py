@@ -66,7 +66,7 @@ def test_initial_scales():
         assert abs(array.std() / std - 1) < 0.05
         # Cut at two standard deviations of the normal before the cut.
         assert np.abs(array).max() < 2.3 * std
-    assert (params["final_norm"] == 1).all() and (mlp["norm"] == 1).all()
+    assert (params["final_norm"] == 1).all() and (params["layers"]["mlp_norm"] == 1).all()
     # Layers and parameters of one shape are drawn apart.
     assert (mlp["gate"][0] != mlp["gate"][1]).any()
     assert (mlp["gate"] != mlp["up"]).any()

@@ -1,5 +1,7 @@
 """The forward pass: parity with NumPy, causality, packing, scan, remat, dtypes."""
 
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +31,9 @@ def numpy_forward(config, params, tokens_L: np.ndarray) -> np.ndarray:
 
     x = p["embedding"][tokens_L]
     for layer in range(config.layers):
-        a = {name: value[layer] for name, value in p["layers"]["attention"].items()}
-        m = {name: value[layer] for name, value in p["layers"]["mlp"].items()}
-        h = norm(x, a["norm"])
+        block = jax.tree.map(operator.itemgetter(layer), p["layers"])
+        a, m = block["attention"], block["mlp"]
+        h = norm(x, block["attention_norm"])
         mixed = np.zeros_like(x)
         for head in range(config.heads):
             kv_head = head // (config.heads // config.kv_heads)
@@ -42,7 +44,7 @@ def numpy_forward(config, params, tokens_L: np.ndarray) -> np.ndarray:
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             mixed += weights / weights.sum(-1, keepdims=True) @ v @ a["out"][head]
         x = x + mixed
-        h = norm(x, m["norm"])
+        h = norm(x, block["mlp_norm"])
         gate = h @ m["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (h @ m["up"])) @ m["down"]
     table = p["embedding"] if config.tied_head else p["head"]

@@ -90,7 +90,7 @@ def test_muon_turns_block_matrices_and_leaves_tables_and_norms_to_adam():
 
     updates = updates_of(grads, params)
     # The first step of Adam (with Nesterov's momentum) has the same size in every element.
-    for of in (lambda tree: tree["embedding"], lambda tree: tree["layers"]["mlp"]["norm"]):
+    for of in (lambda tree: tree["embedding"], lambda tree: tree["layers"]["mlp_norm"]):
         first = (1 + 0.9 / 1.9) * 0.1
         np.testing.assert_allclose(of(updates), -first * np.sign(of(grads)), rtol=1e-3)
     # Muon's is near an orthogonal matrix: all singular values alike, over all heads at once.
