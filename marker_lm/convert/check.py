@@ -14,9 +14,7 @@ from marker_lm.convert.tensors import TheirTensor, tensor_table
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.model.config import ModelConfig
 
-# Buffers that older versions of transformers saved; their values follow from config.json.
-BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)")
-TIED_HEAD = "lm_head.weight"
+TIED_HEAD = "lm_head.weight"  # of families that never have a head of their own
 PIECE = 64 * 1024 * 1024  # bytes compared at once
 
 Table = Mapping[str, list[TheirTensor]]
@@ -38,7 +36,7 @@ def model_config(pretrained: Pretrained, **runtime) -> ModelConfig:
 
 
 def their_tensors(pretrained: Pretrained, config: ModelConfig) -> tuple[Family, Table]:
-    """The family of a pretrained model, and where its tensors belong in parameters of `config`.
+    """The family of a pretrained model, and which of its tensors is which parameter of `config`.
 
     The table is that of the file: its vocabulary may be smaller than `config.vocab`.
 
@@ -63,7 +61,7 @@ def their_tensors(pretrained: Pretrained, config: ModelConfig) -> tuple[Family, 
 
 
 def check_tensors(
-    pretrained: Pretrained, table: Table, log: Callable[[str], None] = print
+    pretrained: Pretrained, family: Family, table: Table, log: Callable[[str], None] = print
 ) -> list[str]:
     """Checks names and shapes of all tensors of a file against the table.
 
@@ -91,8 +89,9 @@ def check_tensors(
                 f"config.json says {tensor.shape}: mend config.json or take the checkpoint's own."
             )
     extra = sorted(found - wanted.keys())
-    buffers = [name for name in extra if BUFFERS.fullmatch(name)]
-    heads = [name for name in extra if name == TIED_HEAD and "head" not in table]
+    buffers = [name for name in extra if re.fullmatch(family.unread, name)]
+    head = family.names.get("head", TIED_HEAD)
+    heads = [name for name in extra if name == head and "head" not in table]
     unknown = [name for name in extra if name not in {*buffers, *heads}]
     if unknown:
         raise ConvertError(
@@ -101,7 +100,7 @@ def check_tensors(
             "architecture has no parts beside the language model."
         )
     if buffers:
-        log(f"left out {_some(buffers)}: a buffer that follows from config.json")
+        log(f"left out {_some(buffers)}: no parameter of a {family.model_type} text model")
     if heads:
         log(f"left out {heads[0]}: config.json ties it to the embedding")
     return heads

@@ -221,11 +221,7 @@ def engine_facts(
 
 def _config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: str) -> dict:
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    return (
-        {"architectures": [family.architecture], "model_type": family.model_type}
-        | family.to_hf(config)
-        | {"torch_dtype": dtype, "pad_token_id": tokenizer.pad_id, **ids}
-    )
+    return family.to_hf(config) | ids | {"pad_token_id": tokenizer.pad_id, "torch_dtype": dtype}
 
 
 def _generation(tokenizer: Tokenizer, before: Mapping[str, Any]) -> dict:

@@ -7,7 +7,7 @@ that its devices hold.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -48,9 +48,9 @@ def load_params(
 
     Raises ConvertError: a missing or an extra tensor, a wrong shape, another architecture.
     """
-    _, table = their_tensors(pretrained, config)
+    family, table = their_tensors(pretrained, config)
     source = pretrained.tensors
-    for head in check_tensors(pretrained, table, log):
+    for head in check_tensors(pretrained, family, table, log):
         check_tied_head(source, head, table["embedding"][0].name)
 
     with Progress("load", sum(map(len, table.values()))) as progress:
@@ -74,6 +74,17 @@ def load_array(
         device: tuple(range(n)[part] for part, n in zip(index, info.shape, strict=True))
         for device, index in sharding.addressable_devices_indices_map(info.shape).items()
     }
+    shards = load_shards(source, tensors, info, local)
+    return jax.make_array_from_single_device_arrays(info.shape, sharding, list(shards.values()))
+
+
+def load_shards(
+    source: TensorSource,
+    tensors: list[TheirTensor],
+    info: ArrayInfo,
+    local: Mapping[jax.Device, tuple[range, ...]],
+) -> dict[jax.Device, jax.Array]:
+    """The parts `local` of a parameter, each on its device; what the file lacks is zeros."""
     shards = {
         device: jnp.zeros([len(r) for r in ranges], info.dtype, device=device)
         for device, ranges in local.items()
@@ -98,7 +109,7 @@ def load_array(
             )
         # Devices that lag behind would keep the pieces alive.
         jax.block_until_ready(list(shards.values()))
-    return jax.make_array_from_single_device_arrays(info.shape, sharding, list(shards.values()))
+    return shards
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnames=("split", "axes", "shape"))
