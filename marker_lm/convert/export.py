@@ -38,7 +38,7 @@ TAXONOMY_FILE = "taxonomy.yaml"
 ABOUT_FILE = "marker_lm.json"
 PIECE = 64 * 1024 * 1024  # bytes of a table that come to the host at once
 # Sections of a training config that an Engine and its verbs read.
-ENGINE_KEYS = ("arm", "template", "markers", "mesh", "decode")
+ENGINE_KEYS = ("arm", "plan_arms", "template", "markers", "mesh", "decode")
 ENGINE_DATA_KEYS = ("separator", "chat")
 
 

@@ -90,6 +90,12 @@ class Checkpoints:
         return {"params": trees["params"], **trees["optimizer"]}
 
 
+def save_params(folder: epath.PathLike, params, about: Mapping[str, Any]) -> None:
+    """A checkpoint of step 0 that holds parameters alone: it can be decoded, not trained on."""
+    path = absolute(folder) / "0"
+    ocp.save_checkpointables(path, {"params": params}, custom_metadata=dict(about))
+
+
 def load_params(folder: str | epath.Path, abstract_params, step: int | None = None):
     """The parameters of a checkpoint, laid out as `abstract_params` (with shardings) says."""
     path, _ = _find(folder, step)
