@@ -16,6 +16,7 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
 from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -95,7 +96,7 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) 
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
-    if data["tokenizer"] != "train":
+    if data["tokenizer"] not in TRAINERS:
         data["tokenizer"] = load_tokenizer(data["tokenizer"]).hash
     hashes = [
         [place, [[name, facts["hash"]] for name, facts in found.items()]]
