@@ -51,9 +51,10 @@ def get_config(arg: str = "") -> ConfigDict:
     d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
     d.most_upsampling = 20.0  # least_share draws no row more often than so many times another
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id
-    # train | pretrained (that of init_from) | bytes | path of a SentencePiece model or a folder
+    # train (SentencePiece unigram) | train_bpe (byte-level BPE) | pretrained (that of init_from) |
+    # bytes | path of a Hugging Face folder, a SentencePiece model or a saved tokenizer
     d.tokenizer = "train"
-    d.vocab_size = 8192  # pieces, where it is trained
+    d.vocab_size = 8192  # tokens, where it is trained
     d.vocab_balance = 1.0  # under 1, rare values get more pieces: rows count n ** this
     d.vocab_balance_by = "lang"  # category whose values are balanced
     d.separator = "\n\n"  # stands between prompt and what follows
