@@ -8,6 +8,7 @@ from marker_lm.data.setup import make_setup
 from marker_lm.data.tokenizer import load_tokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
+from marker_lm.model.lora import merge
 from marker_lm.model.params import abstract_arrays
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import param_shardings
@@ -59,7 +60,7 @@ def load_engine(
         abstract_arrays(model),
         param_shardings(model, mesh),
     )
-    params = load_params(folder, abstract, step)
+    params, model = merge(load_params(folder, abstract, step), model)
     engine = Engine(
         params,
         model,

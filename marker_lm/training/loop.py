@@ -17,7 +17,7 @@ from marker_lm.data.prepare import check_cache, prepare
 from marker_lm.data.setup import Setup, data_folder, eval_batches, make_setup, train_batches
 from marker_lm.data.tokenizer import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
-from marker_lm.model.config import ModelConfig
+from marker_lm.model.config import LoRA, ModelConfig
 from marker_lm.model.params import parameter_count
 from marker_lm.progress import Progress
 from marker_lm.sharding.mesh import make_mesh
@@ -26,6 +26,7 @@ from marker_lm.training.checkpoints import Checkpoints, check_resume, has_checkp
 from marker_lm.training.metrics import MetricWriter
 from marker_lm.training.optimizer import make_optimizer
 from marker_lm.training.step import abstract_state, make_eval_step, make_train_step, new_state
+from marker_lm.training.trainable import trained_paths
 
 
 class TrainingDiverged(ValueError):
@@ -33,8 +34,9 @@ class TrainingDiverged(ValueError):
 
 
 def model_config(config: ConfigDict, setup: Setup) -> ModelConfig:
-    """The transformer that the config's `model` section and the vocabulary describe."""
-    return ModelConfig(vocab=setup.vocab, max_len=config.train.length, **config.model)
+    """The transformer that the config's `model` and `lora` and the vocabulary describe."""
+    lora = LoRA(**config.lora) if config.lora.rank else None
+    return ModelConfig(vocab=setup.vocab, max_len=config.train.length, lora=lora, **config.model)
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None] = print) -> dict:
@@ -85,12 +87,15 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     # Model, optimizer, mesh.
     mesh = make_mesh(**config.mesh)
     model = model_config(config, setup)
+    trained = trained_paths(model, config.train.trainable)
     optimizer = make_optimizer(config.train, steps)
-    train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks)
+    train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks, trained)
     evaluate = make_evaluate(config, setup, folder, model, mesh, rows, log)
     log(
-        f"{parameter_count(model) / 1e6:.2f}M parameters, arm '{config.arm}', {steps} steps of "
-        f"{config.train.batch} x {config.train.length} slots on {mesh.size} device(s)"
+        f"{parameter_count(model) / 1e6:.2f}M parameters, "
+        f"{parameter_count(model, trained) / 1e6:.2f}M of them trained, arm '{config.arm}', "
+        f"{steps} steps of {config.train.batch} x {config.train.length} slots "
+        f"on {mesh.size} device(s)"
     )
 
     with (
@@ -100,10 +105,10 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         start = checkpoints.latest_step() or 0
         if start:
             check_resume(about, load_about(workdir / "checkpoints"))
-            state = checkpoints.restore(start, abstract_state(model, optimizer, mesh))
+            state = checkpoints.restore(start, abstract_state(model, optimizer, mesh, trained))
             log(f"going on from step {start}")
         else:
-            state = new_state(model, optimizer, mesh, config.seed)
+            state = new_state(model, optimizer, mesh, config.seed, trained)
 
         writer = MetricWriter(workdir, start)
         sharding = batch_sharding(mesh)
