@@ -26,10 +26,19 @@ Trained = frozenset[str] | None
 
 
 def init_state(
-    config: ModelConfig, optimizer: optax.GradientTransformation, key, trained: Trained = None
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    key,
+    pretrained=None,
+    trained: Trained = None,
 ):
-    """A new state: {'params', 'opt_state', 'step' int32}."""
+    """A new state: {'params', 'opt_state', 'step' int32}.
+
+    `pretrained` has parameters that are not to be made; those that it lacks are.
+    """
     params = init_params(config, key)
+    if pretrained is not None:
+        params = join(params, pretrained)
     moved, _ = split(params, trained or trained_paths(config))
     return {"params": params, "opt_state": optimizer.init(moved), "step": jnp.int32(0)}
 
@@ -39,7 +48,7 @@ def abstract_state(
 ):
     """The state's shapes, dtypes and shardings: what jit, restore and the plan all start from."""
     shapes = jax.eval_shape(
-        lambda key: init_state(config, optimizer, key, trained), jax.random.key(0)
+        lambda key: init_state(config, optimizer, key, trained=trained), jax.random.key(0)
     )
     shardings = tree_shardings_like(shapes, shapes["params"], param_shardings(config, mesh), mesh)
     return jax.tree.map(
@@ -47,15 +56,26 @@ def abstract_state(
     )
 
 
-def new_state(config: ModelConfig, optimizer, mesh, seed: int, trained: Trained = None):
-    """A fresh state, every parameter made on the devices that hold it."""
+def new_state(
+    config: ModelConfig,
+    optimizer,
+    mesh,
+    seed: int,
+    pretrained=None,
+    trained: Trained = None,
+):
+    """A fresh state, every parameter made on the devices that hold it.
+
+    `pretrained` has parameters that are taken over, without a copy; it can't be used afterwards.
+    """
     abstract = abstract_state(config, optimizer, mesh, trained)
     init = jax.jit(
         functools.partial(init_state, config, optimizer, trained=trained),
         out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+        donate_argnums=1,
     )
     with use_mesh(mesh):
-        return init(jax.random.key(seed))
+        return init(jax.random.key(seed), pretrained)
 
 
 def make_train_step(config: ModelConfig, optimizer, mesh, blocks: int, trained: Trained = None):

@@ -47,6 +47,6 @@ def split(params, trained: frozenset[str]) -> tuple[dict, dict]:
     return unflatten_dict(moved, sep="/"), unflatten_dict(frozen, sep="/")
 
 
-def join(moved, frozen) -> dict:
-    """The reverse of `split`."""
-    return unflatten_dict(flatten_dict(moved, sep="/") | flatten_dict(frozen, sep="/"), sep="/")
+def join(params, others) -> dict:
+    """The parameters of both trees, the reverse of `split`; `others` win where both have a path."""
+    return unflatten_dict(flatten_dict(params, sep="/") | flatten_dict(others, sep="/"), sep="/")

@@ -36,7 +36,7 @@ class Case:
 
     def train(self, mesh, steps=STEPS):
         """The final state and the metrics of each step."""
-        state = new_state(self.model, self.optimizer, mesh, 0, self.trained)
+        state = new_state(self.model, self.optimizer, mesh, 0, trained=self.trained)
         blocks = self.config.train.loss_blocks
         step = make_train_step(self.model, self.optimizer, mesh, blocks, self.trained)
         found = []
