@@ -79,6 +79,14 @@ def get_config(arg: str = "") -> ConfigDict:
     o.scan = True  # over layers; False to debug
     o.remat = "none"  # none | dots | full: what the backward pass computes again
 
+    c.lora = ConfigDict(  # low-rank factors beside the matrices of the blocks
+        {
+            "rank": 0,  # 0: none
+            "alpha": 16.0,  # the factors' product counts alpha / rank
+            "targets": "",  # regex over paths such as layers/attention/query; "": all matrices
+        }
+    )
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that are left
 
     c.train = t = ConfigDict()
@@ -86,6 +94,7 @@ def get_config(arg: str = "") -> ConfigDict:
     t.batch = 32  # B, sequences of a global batch
     t.too_long = "reject"  # reject | truncate_completion | split: rows that do not fit
     t.epochs = 2
+    t.trainable = ""  # regex over parameter paths; "": all, or LoRA's factors where lora.rank > 0
     t.optimizer = "adamw"  # adamw | muon
     t.learning_rate = 2.5e-4
     t.final_learning_rate = 1.25e-4

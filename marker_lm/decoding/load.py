@@ -15,6 +15,7 @@ from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.lora import merge
 from marker_lm.model.params import abstract_arrays
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import param_shardings
@@ -67,6 +68,7 @@ def load_engine(
     else:
         model = ModelConfig.from_dict(about["model"])
         params = load_params(path / "checkpoints", laid_out(model, mesh), step)
+    params, model = merge(params, model)  # decoding steps are faster without factors
     setup = make_setup(config, trained, tokenizer)
     engine = Engine(
         params,
