@@ -58,7 +58,9 @@ def run(args) -> None:
 
 
 def convert_run(args) -> None:
-    """A run to a Hugging Face folder."""
+    """A run to a Hugging Face folder; its LoRA, if it has one, is merged."""
+    import dataclasses
+
     from etils import epath
 
     from marker_lm.convert.export import export, find_writer
@@ -72,9 +74,10 @@ def convert_run(args) -> None:
     folder = epath.Path(args.source) / "checkpoints"
     about = load_about(folder, args.step)
     model = ModelConfig.from_dict(about["model"])
+    whole = dataclasses.replace(model, lora=None)
     taxonomy = Taxonomy.from_dict(about["taxonomy"])
-    family = find_writer(model, args.family or about.get("model_type", ""))
-    report(family, model, args.dtype or model.param_dtype)
+    family = find_writer(whole, args.family or about.get("model_type", ""))
+    report(family, whole, args.dtype or model.param_dtype)
     print(f"step {about['step']}, arm '{about['config']['arm']}', taxonomy '{taxonomy.name}'")
     if args.dry_run:
         return
