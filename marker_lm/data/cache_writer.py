@@ -62,8 +62,11 @@ class CacheWriter:
         shard = self.work / shard_name(number)
         return key == self.key and shard.exists() and shard.stat().length == size
 
-    def write_shard(self, number: int, rows: Sequence[Spans]) -> None:
+    def write_shard(self, number: int, rows: Sequence[Spans], changed: Sequence[str] = ()) -> None:
         """Writes one shard and its part of the index.
+
+        Args:
+          changed: ids of the rows whose texts the tokenizer does not give back.
 
         Raises:
           CacheError: the file system takes no more.
@@ -82,7 +85,8 @@ class CacheWriter:
             reader.close()
             size = file.stat().st_size
         with _put(self.work / _part_name(number)) as file, file.open("wb") as out:
-            np.savez(out, key=np.array(self.key), bytes=np.array(size), **index.columns())
+            facts = {"key": self.key, "bytes": size, "changed": np.array(changed, np.str_)}
+            np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Joins the first `shards` shards to a cache, in place of one of the same name.
@@ -91,13 +95,14 @@ class CacheWriter:
         """
         if not shards:
             raise CacheError("there are no rows to write; see the rejects file")
-        index, sizes = self._join_parts(shards)
+        index, sizes, changed = self._join_parts(shards)
         manifest = {
             **manifest,
             "version": VERSION,
             "categories": list(index.categories),
             "rows": len(index),
             "tokens": _token_counts(index),
+            "changed": {"rows": len(changed), "first": changed[:5]},
             "shards": [
                 {"file": shard_name(number), "rows": rows, "bytes": size}
                 for number, (rows, size) in enumerate(sizes)
@@ -125,17 +130,18 @@ class CacheWriter:
         if self.work.exists():
             self.work.rmtree()
 
-    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]]]:
-        """The index of all shards, and rows and bytes of each."""
-        parts, sizes = [], []
+    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]], list[str]]:
+        """The index of all shards, rows and bytes of each, and the ids of changed rows."""
+        parts, sizes, changed = [], [], []
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
+            changed += columns.pop("changed").tolist()
             del columns["key"]
             parts.append(Index(self.categories, **columns))
             sizes.append((len(parts[-1]), size))
-        return join_indexes(parts), sizes
+        return join_indexes(parts), sizes, changed
 
 
 def write_cache(

@@ -225,6 +225,11 @@ def report_split(manifest: dict, split: str, folder: epath.Path, log: Callable) 
             f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), "
             f"see {folder / f'rejects.{split}.jsonl'}"
         )
+    if changed := manifest["changed"]["rows"]:
+        log(
+            f"{split}: the tokenizer does not give the texts of {changed} rows back as they were "
+            f"(such as {', '.join(manifest['changed']['first'])}); they are trained on as changed"
+        )
     for category, n in bad["left_out"].items():
         log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")
     for category, n in bad["untrusted"].items():

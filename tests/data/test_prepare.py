@@ -117,6 +117,24 @@ def test_another_tokenizer_replaces_the_one_before(folder):
     check_cache(read_manifest(folder / "prepared/train"), taxonomy, ByteTokenizer(), "compact")
 
 
+def test_bpe_is_trained_and_rows_that_it_changes_are_counted(folder):
+    rows = make_rows(30)
+    rows[3]["prompt"] += " <|endoftext|>"
+    rows[7]["completion"] = "<|padding|>no"
+    write_rows(folder / "train.jsonl", rows)
+    config = tiny_config(folder).unlock()
+    config.data.update(tokenizer="train_bpe", vocab_size=300)
+    manifests, lines = run(config)
+    assert manifests["train"]["changed"] == {"rows": 2, "first": [rows[3]["id"], rows[7]["id"]]}
+    assert manifests["heldout"]["changed"] == {"rows": 0, "first": []}
+    [line] = [line for line in lines if "give the texts of 2 rows back" in line]
+    assert rows[3]["id"] in line and line.startswith("train: ")
+    tokenizer = load_tokenizer(folder / "prepared" / "tokenizer")
+    assert tokenizer.hash == manifests["train"]["tokenizer_hash"]
+    found = Cache(folder / "prepared" / "train").read(0)
+    assert found.prompt.tolist() == tokenizer.encode(rows[0]["prompt"])
+
+
 def test_a_tokenizer_of_the_same_name_is_told_apart(folder):
     config = tiny_config(folder).unlock()
     config.data.tokenizer = str(folder / "tokenizer.model")
@@ -286,10 +304,10 @@ def test_broken_off_work_goes_on_and_ends_byte_equal(folder, monkeypatch):
     config.data.prepared = str(folder / "broken")
     write_shard = CacheWriter.write_shard
 
-    def breaks(writer, number, rows):
+    def breaks(writer, number, *rest):
         if number == 3:
             raise KeyboardInterrupt
-        write_shard(writer, number, rows)
+        write_shard(writer, number, *rest)
 
     monkeypatch.setattr(CacheWriter, "write_shard", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -303,9 +321,9 @@ def test_broken_off_work_goes_on_and_ends_byte_equal(folder, monkeypatch):
     (partial / "spans-00001.index.npz").write_bytes(b"PK")
     written = []
 
-    def counts(writer, number, rows):
+    def counts(writer, number, *rest):
         written.append(number)
-        write_shard(writer, number, rows)
+        write_shard(writer, number, *rest)
 
     monkeypatch.setattr(CacheWriter, "write_shard", counts)
     _, lines = run(config)
