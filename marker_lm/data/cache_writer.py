@@ -82,7 +82,8 @@ class CacheWriter:
             reader.close()
             size = file.stat().st_size
         with _put(self.work / _part_name(number)) as file, file.open("wb") as out:
-            np.savez(out, key=np.array(self.key), bytes=np.array(size), **index.columns())
+            facts = {"key": self.key, "bytes": size, "apart": sum(one.apart for one in rows)}
+            np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Joins the first `shards` shards to a cache, in place of one of the same name.
@@ -91,7 +92,10 @@ class CacheWriter:
         """
         if not shards:
             raise CacheError("there are no rows to write; see the rejects file")
-        index, sizes = self._join_parts(shards)
+        index, sizes, apart = self._join_parts(shards)
+        if "chat" in manifest:
+            about = {"conversations": len(index.first_U), "tokenized_apart": apart}
+            manifest = {**manifest, "chat": {**manifest["chat"], **about}}
         manifest = {
             **manifest,
             "version": VERSION,
@@ -125,17 +129,18 @@ class CacheWriter:
         if self.work.exists():
             self.work.rmtree()
 
-    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]]]:
-        """The index of all shards, and rows and bytes of each."""
-        parts, sizes = [], []
+    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]], int]:
+        """The index of all shards, rows and bytes of each, and the sum of `apart`."""
+        parts, sizes, apart = [], [], 0
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
+            apart += int(columns.pop("apart"))
             del columns["key"]
             parts.append(Index(self.categories, **columns))
             sizes.append((len(parts[-1]), size))
-        return join_indexes(parts), sizes
+        return join_indexes(parts), sizes, apart
 
 
 def write_cache(

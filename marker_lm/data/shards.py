@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from marker_lm.data.cache import CacheError
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
@@ -40,6 +41,7 @@ class ShardJob:
     taxonomy: Taxonomy
     template: str
     tokenizer: Tokenizer
+    chat: Chat | None = None
 
     def register(self, task: str) -> None:
         """Registers the SeqIO task of this name, which gives the rows that are being written."""
@@ -60,6 +62,9 @@ class ShardJob:
                 rows = list(spans(block.task))
             finally:
                 del _being_written[block.task]
+        if self.chat is not None:
+            turns = [example.turns for example in block.examples]
+            mark_conversations(self.chat, self.tokenizer, turns, rows)
         self.writer.write_shard(block.number, rows)
 
 

@@ -25,6 +25,7 @@ class Spans:
       in the order of the taxonomy
     values: category -> `value_number` of its value; only closed categories
     begins: whether it begins a conversation; else it is the next turn of the one before it
+    apart: of the first turn, whether the conversation's text as one piece has other tokens
     """
 
     id: str
@@ -33,6 +34,7 @@ class Spans:
     markers: dict[str, np.ndarray]
     values: dict[str, int] = dataclasses.field(default_factory=dict)
     begins: bool = True
+    apart: bool = False
 
     def tokens(self) -> int:
         """Tokens of all spans together."""
@@ -173,7 +175,7 @@ def encode_record(spans: Spans, column: Mapping[str, int]) -> bytes:
 
 
 def decode_record(data: bytes, categories: Sequence[str]) -> Spans:
-    """The reverse of `encode_record`, but for `values` and `begins`; arrays are read-only views of `data`."""
+    """The reverse of `encode_record`, but for `values`, `begins` and `apart`; arrays are read-only views of `data`."""
     words = np.frombuffer(data, "<i4")
     name_size, prompt_len, completion_len, count = words[:_HEAD].tolist()
     numbers, sizes = words[_HEAD : _HEAD + 2 * count].reshape(count, 2).T.tolist()
