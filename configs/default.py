@@ -44,8 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "trust": {},  # origin or category -> least confidence of its markers
         }
     )
-    # The chat template that writes rows of messages, and prompts as a user's message: '' none, 'model'
-    # the tokenizer's own, or the path of a Jinja file. system: text before a prompt.
+    # The chat template that writes rows of messages, and prompts as a user's message: '' (none),
+    # 'model' (the tokenizer's own), or the path of a Jinja file; system: text before a prompt.
     d.chat = ConfigDict({"template": "", "system": ""})
     d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
     d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn

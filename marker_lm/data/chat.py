@@ -4,8 +4,8 @@ A template is the Jinja text that ships with a model (`chat_template`). It is re
 `transformers` does it, in a sandbox. What the model is to write are the answers, each with the
 token that ends it:
 
-    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n | Hello | <|im_end|> | \\n<|im_start|>...
-    prompt of the first turn                             | completion | eos | of the second
+    <|user|>\\nHi<|end|>\\n<|assistant|>\\n | Hello      | <|end|> | \\n<|user|>\\nBye<|end|>\\n ...
+    prompt of the first turn              | completion | eos     | prompt of the second
 
 Where an answer begins is found by rendering the messages before it with the generation prompt, just
 as at decoding, and never by searching the text for it.
@@ -31,7 +31,7 @@ _CONTENTS = ("first", "other")  # answers that begin and end with different lett
 
 
 class ChatError(ValueError):
-    """A template or messages that cannot be used: one sentence, and the kind it is counted under."""
+    """A template or messages that cannot be used: one sentence, and the kind of the fault."""
 
     def __init__(self, reason: str, kind: str = "chat template"):
         super().__init__(reason)
@@ -93,6 +93,13 @@ class Chat:
           ChatError: the template refuses the messages, or writes an answer in another way than it
             would have to be written after the messages before it.
         """
+        for number, message in enumerate(messages, 1):
+            if self.end in message["content"]:
+                raise ChatError(
+                    f"message {number} holds {self.end!r}, the text of the token that ends an "
+                    "answer; leave it out",
+                    "message holds the end of an answer",
+                )
         whole = self._render(messages, asked)
         turns: list[Turn] = []
         at = 0
@@ -177,9 +184,7 @@ class Chat:
         before = os.path.commonprefix(rests)
         rest = os.path.commonprefix([text[::-1] for text in rests])[::-1]
         if any(before + c + rest != r for c, r in zip(_CONTENTS, rests, strict=True)):
-            raise ChatError(
-                "the chat template does not write an answer as it is; mend the template"
-            )
+            raise ChatError("the chat template changes the answers that it writes; mend it")
         # What a template writes when nothing follows, such as a last eos, ends no answer.
         end = rest.strip()
         end = end.removesuffix(self.special.get("eos_token") or "").strip() or end

@@ -97,7 +97,8 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) 
     """16 hex digits: a hash of all that the caches depend on.
 
     That is the taxonomy, the template, the settings of the data, the tokenizer where one is named,
-    the text of the chat template, and every byte of the files; a TFDS task counts by its name and split, so name its version.
+    the text of the chat template, and every byte of the files; a TFDS task counts by its name and
+    split, so name its version.
 
     Args:
       files: facts of the files, from `file_facts`; found anew when None.

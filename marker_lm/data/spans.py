@@ -175,7 +175,10 @@ def encode_record(spans: Spans, column: Mapping[str, int]) -> bytes:
 
 
 def decode_record(data: bytes, categories: Sequence[str]) -> Spans:
-    """The reverse of `encode_record`, but for `values`, `begins` and `apart`; arrays are read-only views of `data`."""
+    """The spans that `encode_record` wrote; arrays are read-only views of `data`.
+
+    `values`, `begins` and `apart` are not in a record.
+    """
     words = np.frombuffer(data, "<i4")
     name_size, prompt_len, completion_len, count = words[:_HEAD].tolist()
     numbers, sizes = words[_HEAD : _HEAD + 2 * count].reshape(count, 2).T.tolist()

@@ -1,8 +1,8 @@
 """SeqIO tasks and mixtures: examples in, token spans out.
 
 SeqIO is the registry and the place where text becomes ids; nothing here is random and nothing is
-cut. A conversation gives one row for each of its turns. Its shuffling, trimming, caching and packing are not used: the cache and the packing plan do
-that work, exactly and restartably.
+cut. Its shuffling, trimming, caching and packing are not used: the cache and the packing plan do
+that work, exactly and restartably. A conversation gives one row for each of its turns.
 """
 
 import contextlib
