@@ -10,6 +10,7 @@ import numpy as np
 
 from marker_lm.data.assembly import Layout, assemble, prompt_part
 from marker_lm.data.chat import Chat, Turn, check_messages
+from marker_lm.data.example import fill_buckets
 from marker_lm.data.spans import Spans
 from marker_lm.decoding.controls import Controls, check_controls
 from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
@@ -173,11 +174,17 @@ class Engine:
             messages = [*messages, {"role": "assistant", "content": completion}]
         turns = self.chat.turns(messages, asked=not completion)
         answers = [message for message in messages if message["role"] == "assistant"]
-        written = [self.taxonomy.check_all(m.get("markers") or {}) for m in answers]
+        written = [self._markers(message) for message in answers]
         return [
             dataclasses.replace(turn, markers=markers)
             for turn, markers in zip(turns, [*written, {}], strict=False)
         ]
+
+    def _markers(self, message: Mapping) -> dict:
+        """The markers of an earlier answer, as they would be read from a training row."""
+        markers = dict(self.taxonomy.check_all(message.get("markers") or {}))
+        fill_buckets(markers, dict.fromkeys(markers), self.taxonomy)
+        return markers
 
     def spans(self, turn: Turn) -> Spans:
         """The tokens of a turn, with those of its markers that the model writes."""

@@ -67,8 +67,8 @@ def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[Promp
     """Prompts of a file with their controls.
 
     Args:
-      path: JSONL of {"prompt"} or {"messages"}, with "markers" ({category: value} to pin) and "ban" ([category])
-        where a row has them.
+      path: JSONL of {"prompt"} or {"messages"}, with "markers" ({category: value} to pin) and
+        "ban" ([category]) where a row has them.
       everywhere: holds for all rows; a row's own markers go first.
     """
     return [
