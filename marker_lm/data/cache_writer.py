@@ -85,7 +85,7 @@ class CacheWriter:
             reader.close()
             size = file.stat().st_size
         with _put(self.work / _part_name(number)) as file, file.open("wb") as out:
-            facts = {"key": self.key, "bytes": size, "changed": np.array(changed, np.str_)}
+            facts = {"key": self.key, "bytes": size, "apart": sum(one.apart for one in rows)}
             np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,10 @@ class CacheWriter:
         """
         if not shards:
             raise CacheError("there are no rows to write; see the rejects file")
-        index, sizes, changed = self._join_parts(shards)
+        index, sizes, apart = self._join_parts(shards)
+        if "chat" in manifest:
+            about = {"conversations": len(index.first_U), "tokenized_apart": apart}
+            manifest = {**manifest, "chat": {**manifest["chat"], **about}}
         manifest = {
             **manifest,
             "version": VERSION,
@@ -130,18 +133,18 @@ class CacheWriter:
         if self.work.exists():
             self.work.rmtree()
 
-    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]], list[str]]:
-        """The index of all shards, rows and bytes of each, and the ids of changed rows."""
-        parts, sizes, changed = [], [], []
+    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]], int]:
+        """The index of all shards, rows and bytes of each, and the sum of `apart`."""
+        parts, sizes, apart = [], [], 0
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
-            changed += columns.pop("changed").tolist()
+            apart += int(columns.pop("apart"))
             del columns["key"]
             parts.append(Index(self.categories, **columns))
             sizes.append((len(parts[-1]), size))
-        return join_indexes(parts), sizes, changed
+        return join_indexes(parts), sizes, apart
 
 
 def write_cache(

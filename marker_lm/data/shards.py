@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from marker_lm.data.cache import CacheError
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
 from marker_lm.data.spans import Spans
 from marker_lm.data.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ class ShardJob:
     taxonomy: Taxonomy
     template: str
     tokenizer: Tokenizer
+    chat: Chat | None = None
 
     def register(self, task: str) -> None:
         """Registers the SeqIO task of this name, which gives the rows that are being written."""
@@ -61,6 +63,9 @@ class ShardJob:
                 rows = list(spans(block.task))
             finally:
                 del _being_written[block.task]
+        if self.chat is not None:
+            turns = [example.turns for example in block.examples]
+            mark_conversations(self.chat, self.tokenizer, turns, rows)
         changed = changed_rows(self.tokenizer, block.examples, rows)
         self.writer.write_shard(block.number, rows, changed)
 
