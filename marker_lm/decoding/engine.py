@@ -18,6 +18,10 @@ from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
 
+class TooLongError(ValueError):
+    """A row that is longer than the sequences that the model was made for. One sentence."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What came back for one prompt.
@@ -107,7 +111,8 @@ class Engine:
 
         Raises:
           MarkerError: a control that the model does not have.
-          ValueError: a prompt that leaves no room within the model's length.
+          TooLongError: a prompt that leaves no room within the model's length.
+          ValueError: an empty prompt.
         """
         controls = [Controls()] * len(prompts) if controls is None else controls
         rows = [
@@ -152,7 +157,7 @@ class Engine:
         text = np.asarray(self.tokenizer.encode(prompt), np.int32)
         ids = prompt_part(self.layout, text, spans, kept=set(spans))[0].tolist()
         if len(ids) >= self.config.max_len:
-            raise ValueError(
+            raise TooLongError(
                 f"the prompt {prompt[:40]!r}... takes {len(ids)} tokens with its markers, but the "
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )
