@@ -80,7 +80,8 @@ class CacheWriter:
             reader.close()
             size = file.stat().st_size
         with _put(self.work / _part_name(number)) as file, file.open("wb") as out:
-            np.savez(out, key=np.array(self.key), bytes=np.array(size), **index.columns())
+            facts = {"key": self.key, "bytes": size, "apart": sum(one.apart for one in rows)}
+            np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Joins the first `shards` shards to a cache, in place of one of the same name.
@@ -94,8 +95,12 @@ class CacheWriter:
             (self.work / "manifest.json").unlink(missing_ok=True)
         files: list[dict[str, Any]] = []
         tokens: Counter[str] = Counter()
+        chat: Counter[str] = Counter()
         with _put(self.work / "index.npz") as file:
-            join_columns(self._parts(shards, files, tokens), file)
+            parts = self._parts(shards, files, tokens, chat)
+            join_columns(parts, file, missing={"begins_N": True})
+        if "chat" in manifest:
+            manifest = {**manifest, "chat": {**manifest["chat"], **chat}}
         manifest = {
             **manifest,
             "version": VERSION,
@@ -118,17 +123,23 @@ class CacheWriter:
         return manifest
 
     def _parts(
-        self, shards: int, files: list[dict[str, Any]], tokens: Counter[str]
+        self,
+        shards: int,
+        files: list[dict[str, Any]],
+        tokens: Counter[str],
+        chat: Counter[str],
     ) -> Iterator[dict[str, np.ndarray]]:
-        """The columns of each part of the index; adds to `files` and `tokens` what it holds."""
+        """The columns of each part of the index; adds to the others what it holds."""
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
+            apart = int(columns.pop("apart"))
             del columns["key"]
             index = Index(self.categories, **columns)
             files.append({"file": shard_name(number), "rows": len(index), "bytes": size})
             tokens.update(_token_counts(index))
+            chat.update({"conversations": len(index.first_U), "tokenized_apart": apart})
             yield index.columns()
 
 

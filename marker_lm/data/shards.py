@@ -10,6 +10,7 @@ from typing import Any
 
 from marker_lm.data.cache import CacheError
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
 from marker_lm.data.processes import count_workers, map_in_processes
 from marker_lm.data.spans import Spans
@@ -40,6 +41,7 @@ class ShardJob:
     taxonomy: Taxonomy
     template: str
     tokenizer: Tokenizer
+    chat: Chat | None = None
 
     def register(self, task: str) -> None:
         """Registers the SeqIO task of this name, which gives the rows that are being written."""
@@ -56,6 +58,9 @@ class ShardJob:
                 rows = list(self._spans(block.task))
             finally:
                 del _being_written[block.task]
+        if self.chat is not None:
+            turns = [example.turns for example in block.examples]
+            mark_conversations(self.chat, self.tokenizer, turns, rows)
         self.writer.write_shard(block.number, rows)
 
     def _spans(self, task: str) -> Iterable[Spans]:

@@ -69,5 +69,6 @@ def load_engine(
         tokenizer,
         mesh,
         batch or config.decode.batch,
+        setup.chat,
     )
     return engine, config

@@ -10,9 +10,8 @@ import numpy as np
 
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
 from marker_lm.data.loader import place
-from marker_lm.data.spans import Spans
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, TooLongError, round_up
+from marker_lm.decoding.engine import Engine, Prompt, TooLongError, round_up
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 from marker_lm.model.likelihood import batch_nll
@@ -43,7 +42,7 @@ class Scorer:
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         completions: Sequence[str],
         markers: Sequence[Mapping] | None = None,
         shown: Collection[str] = (),
@@ -54,7 +53,8 @@ class Scorer:
         distribution.
 
         Args:
-          prompts, completions: texts.
+          prompts: texts or messages, see Engine; the answers among messages are not scored.
+          completions: texts.
           markers: the completion-side list of each row (category -> value); none by default.
           shown: categories of it that also stand on the prompt side.
 
@@ -63,10 +63,14 @@ class Scorer:
         """
         engine = self.engine
         markers = [{}] * len(prompts) if markers is None else markers
-        rows = [
-            assemble(engine.layout, self._spans(p, c, m), shown)
-            for p, c, m in zip(prompts, completions, markers, strict=True)
-        ]
+        rows = []
+        for prompt, completion, own in zip(prompts, completions, markers, strict=True):
+            *before, last = engine.turns(prompt, completion)
+            last = dataclasses.replace(last, markers=engine.taxonomy.check_all(own))
+            head, _ = engine.history(before)
+            ids, kinds = assemble(engine.layout, engine.spans(last), shown)
+            earlier = np.full(len(head), Kind.PROMPT, np.int32)
+            rows.append((np.concatenate([head, ids]), np.concatenate([earlier, kinds])))
         scores = []
         for nll, (_, kinds) in zip(self.token_nats([r[0] for r in rows]), rows, strict=True):
             of_kind = {k: kinds[1:] == k for k in Kind if k is not Kind.PADDING}
@@ -80,7 +84,7 @@ class Scorer:
         return scores
 
     def posterior(
-        self, prompts: Sequence[str], category: str, given: Sequence[Mapping] | None = None
+        self, prompts: Sequence[Prompt], category: str, given: Sequence[Mapping] | None = None
     ) -> list[dict[str, float]]:
         """Probability of every value of a closed category, given the prompt.
 
@@ -111,8 +115,10 @@ class Scorer:
         sequences, starts = [], []
         for i, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
             markers = {c: inferred[i].markers[c] for c in before if c in inferred[i].markers}
-            spans = self._spans(prompt, "", markers)
+            *earlier, last = engine.turns(prompt)
+            spans = engine.spans(dataclasses.replace(last, markers=markers))
             ids = prompt_part(engine.layout, spans.prompt, spans.markers, set(control.pinned))[0]
+            ids = np.concatenate([engine.history(earlier)[0], ids])
             listed = block(engine.layout, before, spans.markers)[: -len(engine.layout.close)]
             head = [*ids.tolist(), *listed.tolist(), *engine.codec.prefix(category)]
             sequences += [[*head, *path] for path in grammar.values[category].values()]
@@ -156,20 +162,6 @@ class Scorer:
             for row, i in enumerate(chosen):
                 out[i] = nll_BxL[row, : len(sequences[i]) - 1]
         return out
-
-    def _spans(self, prompt: str, completion: str, markers: Mapping) -> Spans:
-        engine = self.engine
-        encode = engine.tokenizer.encode
-        return Spans(
-            "",
-            np.asarray(encode(prompt), np.int32),
-            np.asarray(encode(completion), np.int32),
-            {
-                c: np.asarray(engine.codec.marker(c, v), np.int32)
-                for c, v in engine.taxonomy.check_all(markers).items()
-                if c in engine.layout.completion_side
-            },
-        )
 
 
 def _batch_nll(config, blocks, params, batch):

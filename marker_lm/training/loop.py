@@ -73,6 +73,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         check_resume(about, load_about(workdir / "checkpoints"))
     prepare(config, folder, log)
     setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"))
+    if setup.chat is not None:  # decoding may be where the template's file is not
+        about["config"]["data"]["chat"]["template"] = setup.chat.template
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
     about["tokenizer_hash"] = setup.tokenizer.hash
