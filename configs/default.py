@@ -51,6 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # 'model' (the tokenizer's own), or the path of a Jinja file; system: text before a prompt.
     d.chat = ConfigDict({"template": "", "system": ""})
     d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
+    # Of several values of a category the first one decides how often a row is drawn.
     d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn
     d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
     d.most_upsampling = 20.0  # least_share draws no row more often than so many times another

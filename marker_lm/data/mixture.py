@@ -166,6 +166,9 @@ def row_factors(
     None for evenly. Factors of several categories are multiplied. A conversation is drawn as often
     as the one of its turns that is to be drawn most.
 
+    Of several values of a category the first one, the main one, decides: the index has room for one
+    number, so that a plan reads no rows. `marker-lm stats` counts a row under each of its values.
+
     Args:
       index: of all rows.
       taxonomy: says which values there are.

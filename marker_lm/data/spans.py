@@ -145,19 +145,6 @@ def build_index(spans: Iterable[Spans], categories: Sequence[str]) -> Index:
     )
 
 
-def join_indexes(parts: Sequence[Index]) -> Index:
-    """One Index of the rows of all parts, which have the same categories."""
-    if any(part.begins_N is not None for part in parts):
-        parts = [
-            part
-            if part.begins_N is not None
-            else dataclasses.replace(part, begins_N=np.ones(len(part), bool))
-            for part in parts
-        ]
-    columns = zip(*(part.columns().values() for part in parts), strict=True)
-    return Index(parts[0].categories, *(np.concatenate(column) for column in columns))
-
-
 def encode_record(spans: Spans, column: Mapping[str, int]) -> bytes:
     """Spans as bytes. `column` maps a category to its number in the cache's list.
 

@@ -6,6 +6,7 @@ that work, exactly and restartably. A conversation gives one row for each of its
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -93,9 +94,10 @@ def build_mixture(name: str, rates: Sequence[tuple[str, float]]) -> seqio.Mixtur
     return seqio.MixtureRegistry.add(name, list(rates), sample_fn=_interleave)
 
 
-def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -> Iterator[Spans]:
+def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -> Iterable[Spans]:
     """The token spans of a registered task or mixture: in order, unshuffled, uncut.
 
+    They can be gone through again; the source is read at each pass.
     A task gives each of its rows once. A mixture gives rows in proportion to its rates: until its
     first task has run out, or, with `rows`, that many, going through tasks again as needed. A row
     whose id came before (seen again, or of another task) gets '#2', '#3', ... at its id.
@@ -108,11 +110,24 @@ def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -
         num_epochs=1 if rows is None else None,
         try_in_mem_cache=False,
     )
-    categories = provider.output_features["marker_lengths"].vocabulary.categories
-    found = _rows(dataset.ragged_batch(_BATCH), categories)
-    if isinstance(provider, seqio.Mixture):
-        found = _unique_ids(found)
-    return itertools.islice(found, rows)
+    return _Passes(
+        dataset.ragged_batch(_BATCH),
+        provider.output_features["marker_lengths"].vocabulary.categories,
+        isinstance(provider, seqio.Mixture),
+        rows,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    batches: tf.data.Dataset
+    categories: Sequence[str]
+    is_mixture: bool
+    rows: int | None
+
+    def __iter__(self) -> Iterator[Spans]:
+        found = _rows(self.batches, self.categories)
+        return itertools.islice(_unique_ids(found) if self.is_mixture else found, self.rows)
 
 
 def _rows(batches: tf.data.Dataset, categories: Sequence[str]) -> Iterator[Spans]:

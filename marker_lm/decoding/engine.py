@@ -20,6 +20,10 @@ from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
 
+class TooLongError(ValueError):
+    """A row that is longer than the sequences that the model was made for. One sentence."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What came back for one prompt.
@@ -113,7 +117,8 @@ class Engine:
 
         Raises:
           MarkerError: a control that the model does not have.
-          ValueError: a prompt that leaves no room within the model's length.
+          TooLongError: a prompt that leaves no room within the model's length.
+          ValueError: an empty prompt.
         """
         controls = [Controls()] * len(prompts) if controls is None else controls
         rows = [
@@ -158,7 +163,7 @@ class Engine:
         ids = [*self.prompts.history(before).tolist(), *head.tolist()]
         if len(ids) >= self.config.max_len:
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-            raise ValueError(
+            raise TooLongError(
                 f"the prompt {text[:40]!r}... takes {len(ids)} tokens with its markers, but the "
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )

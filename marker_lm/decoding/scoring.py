@@ -11,7 +11,7 @@ import numpy as np
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
 from marker_lm.data.loader import place
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, round_up
+from marker_lm.decoding.engine import Engine, TooLongError, round_up
 from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
@@ -58,6 +58,9 @@ class Scorer:
           completions: texts.
           markers: the completion-side list of each row (category -> value); none by default.
           shown: categories of it that also stand on the prompt side.
+
+        Raises:
+          TooLongError: a row is longer than the model's sequences; then none is scored.
         """
         engine = self.engine
         markers = [{}] * len(prompts) if markers is None else markers
@@ -94,6 +97,7 @@ class Scorer:
         Raises:
           MarkerError: the category is not closed, allows several values, or the model doesn't write
             it.
+          TooLongError: a prompt leaves no room for a value within the model's sequences.
         """
         engine, grammar = self.engine, self.engine.grammar
         if category in grammar.several:
@@ -131,8 +135,20 @@ class Scorer:
         return posteriors
 
     def token_nats(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Negative log-likelihood of each token after the first, float32 [n - 1] a sequence."""
+        """Negative log-likelihood of each token after the first, float32 [n - 1] a sequence.
+
+        The last token is only predicted and never read, as in training, so n may be one more than
+        the model's length. Raises TooLongError where it is more than that.
+        """
         engine = self.engine
+        most = engine.config.max_len
+        for ids in sequences:
+            if len(ids) > most + 1:
+                start = engine.tokenizer.decode(ids[:20])[:40]
+                raise TooLongError(
+                    f"the row {start!r}... takes {len(ids)} tokens with its markers, but the model "
+                    f"was made for sequences of {most}; shorten it."
+                )
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
         for start in range(0, len(order), engine.batch):

@@ -16,7 +16,6 @@ from marker_lm.data.assembly import Answers, assemble_rows
 from marker_lm.data.batch_print import head_line, lines
 from marker_lm.data.batch_view import Reader, summary
 from marker_lm.data.cache import Cache
-from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.chat import Chat, ChatError, load_chat, mark_conversations
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.loader import iterate
@@ -28,6 +27,7 @@ from marker_lm.data.sources import read_examples
 from marker_lm.data.spans import Spans, flatten_spans, value_number
 from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
+from tests.cache_files import write_cache
 from tests.data.chat_models import MODELS, make_chat, make_tokenizer
 from tests.tiny import tiny_config, tiny_taxonomy, write_rows
 
