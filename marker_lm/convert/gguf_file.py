@@ -160,7 +160,7 @@ def _tensor_source(metadata: Metadata, stored: Mapping[str, object]) -> GGUFTens
     size = gguf_config.head_size(metadata)
     tensors = {}
     for name, tensor in stored.items():
-        order = np.arange(tensor.shape[-1])
+        order = np.arange(int(tensor.shape[-1]))
         if family.permuted and ("q_proj" in name or "k_proj" in name):
             order = _halves(order, size)
         offset = family.norm_offset if name.endswith("norm.weight") else 0.0
