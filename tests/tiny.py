@@ -11,7 +11,7 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.example import parse_row
 from marker_lm.data.spans import Spans, value_number
-from marker_lm.data.tokenizer import ByteTokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import reserved_tokens

@@ -18,7 +18,8 @@ from marker_lm.annotate.token_costs import token_costs
 from marker_lm.data.inputs import SPLITS, examples
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
-from marker_lm.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.markers.template import TEMPLATES

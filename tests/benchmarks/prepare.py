@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from marker_lm.data.prepare import prepare
-from marker_lm.data.tokenizer import train_sentencepiece
+from marker_lm.data.tokenizer_training import train_sentencepiece
 from tests.benchmarks.mix import MIX, mix_config
 
 

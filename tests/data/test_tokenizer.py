@@ -10,13 +10,9 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 
-from marker_lm.data.tokenizer import (
-    ByteTokenizer,
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer,
-    train_sentencepiece,
-)
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [
@@ -131,7 +127,7 @@ def test_training_is_deterministic(pieces):
 def test_a_sample_is_the_same_in_every_process_and_not_the_first_texts():
     """In one process the trainer's own sample repeats itself."""
     code = """
-from marker_lm.data.tokenizer import train_sentencepiece
+from marker_lm.data.tokenizer_training import train_sentencepiece
 texts = [f"{chr(97 + n % 26)}{n * 7919 % 1000} {n * 104729 % 1000}" for n in range(2000)]
 for chosen, most in ((texts, 500), (texts[:500], 0), (texts, 0)):
     print(train_sentencepiece(iter(chosen), 330, max_texts=most).hash)

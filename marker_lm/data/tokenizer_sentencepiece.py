@@ -1,0 +1,101 @@
+"""SentencePiece models that lose no text."""
+
+import hashlib
+from collections.abc import Sequence
+
+import sentencepiece
+from etils import epath
+
+from marker_lm.data.tokenizer import TokenizerError, check_ids, check_text
+
+SPACE_PIECE = "\u2581"  # SentencePiece writes a space with this character
+MODEL_FILE = "tokenizer.model"
+# Every way in which a tokenizer is known to lose text: runs of spaces, spaces at the borders,
+# control characters, SentencePiece's own names, compositions, characters outside any vocabulary.
+_PROBE = "  a\n\n\tb  <0x0A></s> ⁇ e\u0301\u00e9\uff21 \u4e00\U00010348\x00 "
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model that loses no text: byte fallback, no normalisation, no added space.
+
+    Raises TokenizerError for a model that cannot give every text back.
+    """
+
+    def __init__(self, model: bytes):
+        self.model = bytes(model)
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.model)
+        except RuntimeError as error:
+            raise TokenizerError(
+                f"the bytes given are not a SentencePiece model ({error}); "
+                "give the file that SentencePiece wrote (usually *.model)"
+            ) from None
+        processor = self._processor
+        self.size = processor.vocab_size()
+        self.eos_id = processor.eos_id()
+        self.unk_id = processor.unk_id()
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        self.pad_id = max(processor.pad_id(), 0)
+        self.hash = hashlib.sha256(self.model).hexdigest()
+        self._space_piece_ids = [
+            processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_PIECE.encode("utf-8")
+        ]
+        self._control = {i for i in (processor.pad_id(), self.eos_id, self.bos_id) if i is not None}
+        if self.eos_id < 0:
+            raise TokenizerError("the SentencePiece model has no eos piece; train it with one")
+        ids = processor.encode(_PROBE)
+        if self.unk_id in ids or processor.decode(ids) != _PROBE:
+            raise TokenizerError(
+                "the SentencePiece model does not give every text back as it was; it needs "
+                "byte_fallback=True, normalization_rule_name='identity', add_dummy_prefix=False "
+                "and remove_extra_whitespaces=False (`train_sentencepiece` sets these)"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        texts = list(texts)
+        for text in texts:
+            check_text(text)
+        odd = {i: text for i, text in enumerate(texts) if SPACE_PIECE in text}
+        if not odd:
+            return self._processor.encode(texts)
+        all_ids = self._processor.encode(["" if i in odd else t for i, t in enumerate(texts)])
+        for i, text in odd.items():
+            all_ids[i] = self._encode_around_space_piece(text)
+        return all_ids
+
+    def _encode_around_space_piece(self, text: str) -> list[int]:
+        """U+2581 itself is written as its three bytes: as a piece it would decode to a space."""
+        first, *rest = self._processor.encode(text.split(SPACE_PIECE))
+        ids = list(first)
+        for part in rest:
+            ids += self._space_piece_ids + part
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = [i for i in check_ids(ids, self.size) if i not in self._control]
+        return self._processor.decode(ids)
+
+    def piece(self, id: int) -> str:
+        [id] = check_ids([id], self.size)
+        named = {self.pad_id: "<pad>", self.eos_id: "<eos>"}
+        return named.get(id) or self._processor.IdToPiece(id).replace(SPACE_PIECE, " ")
+
+    def save(self, folder: epath.PathLike) -> None:
+        folder = epath.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_FILE).write_bytes(self.model)
+
+    def __reduce__(self):
+        return SentencePieceTokenizer, (self.model,)
+
+
+def load_sentencepiece(path: epath.PathLike) -> SentencePieceTokenizer:
+    """The tokenizer of a `*.model` file; raises TokenizerError."""
+    try:
+        return SentencePieceTokenizer(epath.Path(path).read_bytes())
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None

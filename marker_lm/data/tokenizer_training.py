@@ -1,0 +1,85 @@
+"""Training of tokenizers on the texts of a run."""
+
+import heapq
+import io
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import sentencepiece
+
+from marker_lm.data.tokenizer import TokenizerError, check_text
+from marker_lm.data.tokenizer_sentencepiece import SPACE_PIECE, SentencePieceTokenizer
+
+
+def _training_lines(texts: Iterable[str], max_chars: int) -> Iterator[str]:
+    """Texts, cut where they are long: the trainer leaves overlong ones out without a word."""
+    for text in texts:
+        check_text(text)
+        text = text.replace("\0", "")  # the trainer keeps U+0000 for its own use
+        for start in range(0, len(text), max_chars):
+            yield text[start : start + max_chars]
+
+
+def _sample(texts: Iterable[str], most: int) -> Iterable[str]:
+    """`most` of the texts, 0 for all. The trainer's own sample is another one in every run."""
+    random = Random(0)
+    return heapq.nsmallest(most, texts, key=lambda _: random.random()) if most else texts
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    size: int,
+    *,
+    model_type: str = "unigram",
+    character_coverage: float = 0.9995,
+    max_texts: int = 0,
+    threads: int = 2,
+) -> SentencePieceTokenizer:
+    """Trains a SentencePiece model of at most `size` pieces that gives every text back.
+
+    Whole texts are given to the trainer, newlines included, so pieces may span a newline: on
+    multilingual instructions this takes 3 % fewer tokens than newlines as symbols of their own.
+    `max_texts` > 0 trains on a random sample of that many texts, always the same of the same texts.
+    Ids: pad 0, eos 1, unk 2, no bos.
+    Raises TokenizerError when there is too little text, or too small a size, for a model.
+    """
+    model = io.BytesIO()
+    errors: list[Exception] = []
+
+    def lines() -> Iterator[str]:
+        try:
+            yield from _training_lines(_sample(texts, max_texts), max_chars=4096)
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines(),
+            model_writer=model,
+            vocab_size=size,
+            model_type=model_type,
+            character_coverage=character_coverage,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            byte_fallback=True,
+            required_chars=SPACE_PIECE + "0123456789.-",
+            split_digits=True,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            max_sentence_length=1 << 20,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except (RuntimeError, StopIteration) as error:
+        if errors:  # the trainer makes a text of its own of what the texts raise
+            raise errors[0] from None
+        raise TokenizerError(
+            f"SentencePiece could not train a model of {size} pieces ({error}); "
+            "give more text, or a size of at least 259 plus the number of characters"
+        ) from None
+    return SentencePieceTokenizer(model.getvalue())
