@@ -5,12 +5,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from marker_lm.convert.errors import ConvertError
+from marker_lm.convert.families.cohere import COHERE
+from marker_lm.convert.families.cohere2 import COHERE2
 from marker_lm.convert.families.family import Family
+from marker_lm.convert.families.gemma2 import GEMMA2
+from marker_lm.convert.families.gemma3 import GEMMA3, GEMMA3_TEXT
 from marker_lm.convert.families.llama import LLAMA
+from marker_lm.convert.families.mistral import MISTRAL
+from marker_lm.convert.families.qwen2 import QWEN2
+from marker_lm.convert.families.qwen3 import QWEN3
 from marker_lm.model.config import ModelConfig
 
 # In the order in which they are tried for a model that was trained here.
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA,)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        GEMMA2,
+        GEMMA3_TEXT,
+        GEMMA3,
+        COHERE,
+        COHERE2,
+    )
+}
 
 
 def find_family(hf_config: Mapping[str, Any]) -> Family:

@@ -118,7 +118,9 @@ def read_sizes(
         "width": width,
         "layers": size("num_hidden_layers"),
         "heads": heads,
-        "kv_heads": reader.integer("num_key_value_heads", defaults.get("num_key_value_heads"))
+        "kv_heads": reader.integer(
+            "num_key_value_heads", defaults.get("num_key_value_heads"), null=None
+        )
         or heads,
         "head_size": reader.integer("head_dim", defaults.get("head_dim")) or width // heads,
         "ff": size("intermediate_size"),

@@ -38,47 +38,52 @@ class ConfigReader:
         self._config = hf_config
         self._known: set[str] = set()
 
-    def get(self, key: str, kind: type | tuple[type, ...], default: Any = REQUIRED) -> Any:
-        """The value, which is of `kind`; `default` where the key is missing; null gives None.
+    def get(self, key: str, kind: type, default: Any = REQUIRED, null: Any = REQUIRED) -> Any:
+        """The value, which is of `kind`; a float may be written as a whole number.
 
-        A key without a default can neither be missing nor null.
+        Args:
+          key: of the config.json.
+          kind: int, float, bool, list or dict.
+          default: what a missing key stands for; without it the key can not be missing.
+          null: what null stands for; without it the same as a missing key.
         """
         self._known.add(key)
-        value = self._config.get(key, default)
-        if default is REQUIRED and (value is REQUIRED or value is None):
-            raise ConvertError(
-                f"config.json of a {self.model_type} model has no {key!r}{self._nearest(key)}."
-            )
-        if value is None or value is default:
+        value = self._config.get(key)
+        if value is None:
+            value = null if key in self._config and null is not REQUIRED else default
+            if value is REQUIRED:
+                raise ConvertError(
+                    f"config.json of a {self.model_type} model has no {key}{self._nearest(key)}."
+                )
             return value
-        # A bool is an int to Python, a whole number a float to JSON.
-        if isinstance(value, bool) != (kind is bool) or not isinstance(
-            value, (int, float) if kind is float else kind
-        ):
-            raise self.refusal(key, value, f"a {getattr(kind, '__name__', kind)} is needed there")
-        return value
+        kinds = (int, float) if kind is float else kind
+        # A bool is an int to Python, not to JSON.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+            raise self.refusal(key, value, f"supported: a value of type {kind.__name__}")
+        return float(value) if kind is float else value
 
-    def integer(self, key: str, default: Any = REQUIRED) -> Any:
-        return self.get(key, int, default)
+    def integer(self, key: str, default: Any = REQUIRED, null: Any = REQUIRED) -> Any:
+        return self.get(key, int, default, null)
 
-    def number(self, key: str, default: Any = REQUIRED) -> Any:
-        value = self.get(key, float, default)
-        return float(value) if isinstance(value, int) else value
+    def number(self, key: str, default: Any = REQUIRED, null: Any = REQUIRED) -> Any:
+        return self.get(key, float, default, null)
 
-    def choice(self, key: str, choices: Mapping[Any, Any], default: Any) -> Any:
-        """What `choices` has for the value; a missing key or null is as `default`."""
+    def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
+        """What `choices` has for the value, or for `default` where it is missing or null."""
         self._known.add(key)
         value = self._config.get(key)
         value = default if value is None else value
-        if not isinstance(value, str | int | float) or value not in choices:
-            supported = " or ".join(json.dumps(choice) for choice in choices)
-            raise self.refusal(key, value, f"supported: {supported}")
+        if not isinstance(value, str) or value not in choices:
+            raise self.refusal(key, value, f"supported: {', '.join(choices)}")
         return choices[value]
 
     def demand(self, **allowed: Any) -> None:
-        """Refuses the config where a key is there and has neither the allowed value nor null."""
-        for key, value in allowed.items():
-            self.choice(key, {value: value}, default=value)
+        """Refuses the config where a key has neither the allowed value nor null nor is missing."""
+        for key, supported in allowed.items():
+            self._known.add(key)
+            value = self._config.get(key)
+            if value is not None and value != supported:
+                raise self.refusal(key, value, f"supported: {json.dumps(supported)}")
 
     def refuse_unknown(self) -> None:
         """Refuses the config if it has keys that nobody read, except such as change nothing.

@@ -61,8 +61,8 @@ def read_scaling(
             low, high = number("low_freq_factor"), number("high_freq_factor")
             scaling = RopeScaling("llama3", number("factor"), original_len, low, high)
         else:
-            factor = number("factor", None) or max_len / original_len
-            low, high = number("beta_slow", None) or 1.0, number("beta_fast", None) or 32.0
+            factor = number("factor", max_len / original_len)
+            low, high = number("beta_slow", 1.0), number("beta_fast", 32.0)
             inner.demand(**{f"{where}.truncate": True})
             magnitude = number("attention_factor", None)
             numerator, denominator = number("mscale", None), number("mscale_all_dim", None)
