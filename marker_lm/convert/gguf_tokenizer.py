@@ -5,7 +5,6 @@ expressions are those of llama.cpp (src/llama-vocab.cpp) and of the models' own 
 """
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,12 +36,14 @@ def tokenizer(metadata: Metadata) -> HFTokenizer:
     """The tokenizer of the file, with its special tokens and chat template.
 
     Raises:
-      ConvertError: of a kind that is not known, or damaged.
+      ConvertError: it is of a kind that is not known, or damaged.
+      TokenizerError: it loses text, or has no eos.
     """
+    template = metadata.get("tokenizer.chat_template")
     return HFTokenizer(
-        json.dumps(tokenizer_json(metadata)),
-        special=special_tokens(metadata),
-        chat_template=metadata.get("tokenizer.chat_template"),
+        tokenizer_json(metadata),
+        special_tokens(metadata) | ({"chat_template": template} if template else {}),
+        generation(metadata),
     )
 
 
