@@ -135,7 +135,7 @@ class GGUFTensors:
         return np.dtype(np.float32)
 
     def read(self, name: str, index: Index | None = None) -> np.ndarray:
-        """float32 values of a tensor, or of `index` in it; only rows that are asked for are read."""
+        """float32 values of a tensor, or of `index` in it; rows outside it are not read."""
         tensor = self._tensors[name]
         first, *others = index or (slice(None),)
         rows = tensor.order[first]

@@ -264,9 +264,7 @@ def sentencepiece_parts(
     }
 
 
-def _merges(
-    vocabulary: Mapping[str, int], scores: Sequence[float | None]
-) -> list[tuple[str, str]]:
+def _merges(vocabulary: Mapping[str, int], scores: Sequence[float | None]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, the best score first."""
     ranked = []
     for piece, id in vocabulary.items():
