@@ -31,6 +31,8 @@ pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT = ROOT.parent / "shared" / "data" / "mix" / "heldout-dev.jsonl.gz"
+# Bytes for which SmolLM2 has no token: it leaves them out, in every implementation.
+NOT_IN_SMOLLM2 = {0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xF1, 0xF2}
 PRE_TOKENIZERS = ("smollm", "gpt-2", "llama-bpe", "qwen2", "default")
 TEXTS = [
     "",
@@ -52,12 +54,6 @@ def metadata_of(path) -> Metadata:
     return Metadata(str(path), {key: field.contents() for key, field in fields.items()})
 
 
-def vocabulary_of(path) -> dict:
-    start = "tokenizer.ggml."
-    values = metadata_of(path).values
-    return {key.removeprefix(start): v for key, v in values.items() if key.startswith(start)}
-
-
 def llama_cpp_tokenizer(path):
     llama_cpp = pytest.importorskip("llama_cpp")
     model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
@@ -72,6 +68,13 @@ def smol():
 @pytest.fixture(scope="module")
 def smol_llama_cpp():
     return llama_cpp_tokenizer(smollm2())
+
+
+@pytest.fixture(scope="module")
+def smol_vocabulary():
+    start = "tokenizer.ggml."
+    values = metadata_of(smollm2()).values
+    return {key.removeprefix(start): v for key, v in values.items() if key.startswith(start)}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,8 @@ def test_smollm2_is_llama_cpps_on_a_thousand_rows(smol, smol_llama_cpp, texts):
 @example("١٢٣ 12 345x67")
 def test_smollm2_is_llama_cpps_on_any_text(smol, smol_llama_cpp, text):
     assert smol.encode(text) == smol_llama_cpp(text)
-    assert smol.decode(smol.encode(text)) == text
+    if NOT_IN_SMOLLM2.isdisjoint(text.encode()):
+        assert smol.decode(smol.encode(text)) == text
 
 
 def test_smollm2_cuts_as_its_pre_tokenizer_says(smol):
@@ -109,13 +113,15 @@ def test_smollm2_cuts_as_its_pre_tokenizer_says(smol):
     assert (smol.bos_id, smol.eos_id, smol.pad_id, smol.unk_id) == (None, 2, 2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
-def test_every_pre_tokenizer_is_llama_cpps(tmp_path, texts, name):
+def test_every_pre_tokenizer_is_llama_cpps(tmp_path, texts, smol_vocabulary, name):
     """SmolLM2's pieces, cut as other models cut."""
-    vocabulary = vocabulary_of(smollm2()) | {"pre": name}
+    vocabulary = smol_vocabulary | {"pre": name}
     path = write_vocabulary(tmp_path / "vocabulary.gguf", vocabulary)
-    ours, theirs = gguf_tokenizer.tokenizer(metadata_of(path)), llama_cpp_tokenizer(path)
-    for text in TEXTS + texts[::3]:
+    metadata = Metadata(str(path), {f"tokenizer.ggml.{key}": v for key, v in vocabulary.items()})
+    ours, theirs = gguf_tokenizer.tokenizer(metadata), llama_cpp_tokenizer(path)
+    for text in TEXTS + texts[::5]:
         if name == "qwen2":  # llama.cpp does not compose characters, the model's tokenizer does
             text = ours.decode(ours.encode(text))
         assert ours.encode(text) == theirs(text), text
