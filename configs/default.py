@@ -13,6 +13,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0  # of initialisation, shuffle and dropout
     c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
     c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
+    # A Hugging Face folder or a .gguf file, local or gs://, to begin from. The architecture is the
+    # checkpoint's; of `model`, only dtype, param_dtype, scan and remat count then.
+    c.init_from = ""
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
     c.template = "text"  # text (the paper's list) | compact (reserved tokens)
 
@@ -48,7 +51,8 @@ def get_config(arg: str = "") -> ConfigDict:
     d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
     d.most_upsampling = 20.0  # least_share draws no row more often than so many times another
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id
-    d.tokenizer = "train"  # train | bytes | path of a SentencePiece model or a saved tokenizer
+    # train | pretrained (that of init_from) | bytes | path of a SentencePiece model or a folder
+    d.tokenizer = "train"
     d.vocab_size = 8192  # pieces, where it is trained
     d.vocab_balance = 1.0  # under 1, rare values get more pieces: rows count n ** this
     d.vocab_balance_by = "lang"  # category whose values are balanced

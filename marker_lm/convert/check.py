@@ -35,6 +35,13 @@ def model_config(pretrained: Pretrained, **runtime) -> ModelConfig:
         ) from None
 
 
+def own_dtype(pretrained: Pretrained) -> str:
+    """The dtype that holds all values of a file exactly: 'bfloat16' or 'float32'."""
+    source = pretrained.tensors
+    names = {source.dtype(name).name for name in source.names()}
+    return "bfloat16" if names == {"bfloat16"} else "float32"
+
+
 def their_tensors(pretrained: Pretrained, config: ModelConfig) -> tuple[Family, Table]:
     """The family of a pretrained model, and which of its tensors is which parameter of `config`.
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.safetensors_file import SafetensorsSource, read_json
@@ -32,6 +33,20 @@ class Pretrained:
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer. Raises TokenizerError or FileNotFoundError."""
         return self.load_tokenizer()
+
+
+def open_init_from(config: ConfigDict) -> Pretrained | None:
+    """The pretrained model that a training config begins from; None where it begins from nothing.
+
+    Raises ConvertError as `open_pretrained`.
+    """
+    return open_pretrained(config.init_from) if config.init_from else None
+
+
+def config_tokenizer(config: ConfigDict) -> Tokenizer | None:
+    """The pretrained model's tokenizer, where a training config asks for it; else None."""
+    pretrained = open_init_from(config) if config.data.tokenizer == "pretrained" else None
+    return pretrained and pretrained.tokenizer()
 
 
 def open_pretrained(path: epath.PathLike) -> Pretrained:

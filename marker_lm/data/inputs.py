@@ -15,7 +15,7 @@ from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -83,7 +83,12 @@ def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
         yield example
 
 
-def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) -> str:
+def data_key(
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    files: dict | None = None,
+    pretrained: Tokenizer | None = None,
+) -> str:
     """16 hex digits: a hash of all that the caches depend on.
 
     That is the taxonomy, the template, the settings of the data, the tokenizer where one is named,
@@ -91,18 +96,34 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) 
 
     Args:
       files: facts of the files, from `file_facts`; found anew when None.
+      pretrained: the tokenizer of the pretrained model, where the config asks for that.
     """
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
     if data["tokenizer"] != "train":
-        data["tokenizer"] = load_tokenizer(data["tokenizer"]).hash
+        data["tokenizer"] = named_tokenizer(config, pretrained).hash
     hashes = [
         [place, [[name, facts["hash"]] for name, facts in found.items()]]
         for place, found in (file_facts(config) if files is None else files).items()
     ]
     about = [taxonomy.hash, config.template, data, hashes]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def named_tokenizer(config: ConfigDict, pretrained: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names, where that is not 'train'.
+
+    Raises TokenizerError where it is the pretrained model's and there is no such model.
+    """
+    if config.data.tokenizer != "pretrained":
+        return load_tokenizer(config.data.tokenizer)
+    if pretrained is None:
+        raise TokenizerError(
+            "data.tokenizer='pretrained' is the tokenizer of the model that init_from names, and "
+            "init_from is empty; set it, or name another tokenizer"
+        )
+    return pretrained
 
 
 def file_facts(config: ConfigDict, folder: epath.PathLike | None = None) -> dict[str, Any]:

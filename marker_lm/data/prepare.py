@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from marker_lm.data.cache import CacheError, is_remote, read_manifest
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
 from marker_lm.data.example import Example
-from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
+from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts, named_tokenizer
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
@@ -27,6 +27,7 @@ def prepare(
     folder: epath.PathLike,
     log: Callable[[str], None] = print,
     beam: Sequence[str] | None = None,
+    pretrained: Tokenizer | None = None,
 ) -> dict:
     """Writes `folder/{tokenizer,train,heldout}`, or finds that they are there already.
 
@@ -37,6 +38,7 @@ def prepare(
       folder: local or gs://.
       log: takes lines for people.
       beam: options of an Apache Beam runner that does the work; None does it here.
+      pretrained: the tokenizer of the pretrained model, for data.tokenizer='pretrained'.
 
     Returns:
       split -> manifest of its cache.
@@ -47,13 +49,16 @@ def prepare(
     if "train" not in splits:
         raise SetupError("no task names training files; set data.tasks.<name>.train.")
     files = file_facts(config, folder)
-    key = data_key(config, taxonomy, files)
+    key = data_key(config, taxonomy, files, pretrained)
 
     found = {s: _prepared(folder / s, key) for s in splits}
     if not all(found.values()):
         with _alone(folder, log):  # another process may have prepared it while this one waited
             if not all(_prepared(folder / s, key) for s in splits):
-                return _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam)
+                tokenizer = make_tokenizer(config, taxonomy, folder, log, key, pretrained)
+                return _prepare_splits(
+                    config, folder, splits, taxonomy, tokenizer, files, key, log, beam
+                )
         found = {s: read_manifest(folder / s) for s in splits}
     log(f"{folder} is prepared already for this config.")
     return found
@@ -68,8 +73,7 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
     return manifest if manifest.get("key") == key else None
 
 
-def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
-    tokenizer = make_tokenizer(config, taxonomy, folder, log, key)
+def _prepare_splits(config, folder, splits, taxonomy, tokenizer, files, key, log, beam) -> dict:
     facts = {
         "key": key,
         "taxonomy": taxonomy.to_dict(),
@@ -100,7 +104,12 @@ def _alone(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def make_tokenizer(
-    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, log: Callable, key: str = ""
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    folder: epath.Path,
+    log: Callable,
+    key: str = "",
+    pretrained: Tokenizer | None = None,
 ) -> Tokenizer:
     """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
 
@@ -108,7 +117,7 @@ def make_tokenizer(
     """
     made_for = folder / "tokenizer" / "key"
     if config.data.tokenizer != "train":
-        tokenizer = load_tokenizer(config.data.tokenizer)
+        tokenizer = named_tokenizer(config, pretrained)
     elif key and made_for.exists() and made_for.read_text() == key:
         return load_tokenizer(folder / "tokenizer")
     else:

@@ -35,6 +35,7 @@ class Setup:
       taxonomy, tokenizer, codec: as the config names them.
       layout: of this arm.
       plan_layouts: of all arms that are to share one packing plan.
+      pretrained_vocab: rows of the tables of the pretrained model; 0 without one.
     """
 
     arm: Arm
@@ -43,14 +44,22 @@ class Setup:
     codec: MarkerCodec
     layout: Layout
     plan_layouts: tuple[Layout, ...]
+    pretrained_vocab: int = 0
 
     @property
     def vocab(self) -> int:
-        """Ids of tokenizer and markers, padded so that any usual mesh divides them."""
-        return -(-(self.tokenizer.size + self.codec.n_reserved) // 128) * 128
+        """Rows of the model's tables: ids of tokenizer and markers fit in.
+
+        That is the pretrained model's own number where they do; else padded so that any usual mesh
+        divides it.
+        """
+        ids = self.tokenizer.size + self.codec.n_reserved
+        return self.pretrained_vocab if ids <= self.pretrained_vocab else -(-ids // 128) * 128
 
 
-def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> Setup:
+def make_setup(
+    config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer, pretrained_vocab: int = 0
+) -> Setup:
     """Builds what the config's `arm`, `template` and `markers` sections describe."""
     codec = MarkerCodec(taxonomy, config.template, tokenizer)
     layouts = {
@@ -64,6 +73,7 @@ def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> 
         codec,
         layouts[config.arm],
         tuple(dict.fromkeys(layouts.values())),
+        pretrained_vocab,
     )
 
 

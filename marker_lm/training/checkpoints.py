@@ -17,7 +17,7 @@ from marker_lm.markers.taxonomy import Taxonomy
 
 # What a run has in common with the checkpoint it goes on from: it gives a step its meaning.
 RESUMED_WITH = (
-    *("seed", "arm", "plan_arms", "template", "markers", "model"),
+    *("seed", "arm", "plan_arms", "template", "markers", "init_from", "model"),
     *("train.length", "train.batch", "train.optimizer"),
 )
 

@@ -1,6 +1,7 @@
 """A whole training run, top to bottom: open the caches, make or restore the state, step, save."""
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,12 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.convert.check import check_tokenizer
+from marker_lm.convert.check import model_config as pretrained_config
+from marker_lm.convert.checkpoint import Pretrained, open_init_from
+from marker_lm.convert.families import find_family
+from marker_lm.convert.families.family import RUNTIME
+from marker_lm.convert.load import load_params
 from marker_lm.data.cache import Cache
 from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
@@ -32,9 +39,18 @@ class TrainingDiverged(ValueError):
     """The loss or its gradient is not finite any more."""
 
 
-def model_config(config: ConfigDict, setup: Setup) -> ModelConfig:
-    """The transformer that the config's `model` section and the vocabulary describe."""
-    return ModelConfig(vocab=setup.vocab, max_len=config.train.length, **config.model)
+def model_config(
+    config: ConfigDict, setup: Setup, pretrained: Pretrained | None = None
+) -> ModelConfig:
+    """The transformer that the config's `model` section and the vocabulary describe.
+
+    That of a pretrained model is its own; of `model`, the RUNTIME keys count.
+    """
+    if pretrained is None:
+        return ModelConfig(vocab=setup.vocab, max_len=config.train.length, **config.model)
+    runtime = {key: config.model[key] for key in RUNTIME}
+    model = pretrained_config(pretrained, vocab=setup.vocab, **runtime)
+    return dataclasses.replace(model, max_len=max(config.train.length, model.max_len))
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None] = print) -> dict:
@@ -55,6 +71,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
       TrainingDiverged: a loss or a gradient that is not finite; nothing after it is saved.
       CheckpointError: the newest checkpoint is of another config, taxonomy or data.
       SetupError: no row fits.
+      ConvertError: the model that `init_from` names can't be read.
     """
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -62,17 +79,21 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     # Data and how it is written.
     folder = data_folder(config, workdir)
     taxonomy = load_taxonomy(config.taxonomy)
+    pretrained = open_init_from(config)
+    their_vocab = pretrained_config(pretrained).vocab if pretrained else 0
+    use_theirs = pretrained and config.data.tokenizer == "pretrained"
+    tokenizer = pretrained.tokenizer() if use_theirs else None
     about = {
         "config": config.to_dict(),
         "taxonomy": taxonomy.to_dict(),
         "taxonomy_hash": taxonomy.hash,
-        "data_key": data_key(config, taxonomy, file_facts(config, folder)),
+        "data_key": data_key(config, taxonomy, file_facts(config, folder), tokenizer),
     }
     # Before anything is written: preparing other data would replace the checkpoint's tokenizer.
     if has_checkpoint(workdir / "checkpoints"):
         check_resume(about, load_about(workdir / "checkpoints"))
-    prepare(config, folder, log)
-    setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"))
+    prepare(config, folder, log, pretrained=tokenizer)
+    setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"), their_vocab)
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
     about["tokenizer_hash"] = setup.tokenizer.hash
@@ -84,7 +105,12 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
 
     # Model, optimizer, mesh.
     mesh = make_mesh(**config.mesh)
-    model = model_config(config, setup)
+    model = model_config(config, setup, pretrained)
+    about["model"] = dataclasses.asdict(model)
+    if pretrained:
+        check_tokenizer(setup.tokenizer, their_vocab, str(folder))
+        about["model_type"] = find_family(pretrained.config).model_type
+        about["generation"] = pretrained.generation
     optimizer = make_optimizer(config.train, steps)
     train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks)
     evaluate = make_evaluate(config, setup, folder, model, mesh, rows, log)
@@ -103,7 +129,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
             state = checkpoints.restore(start, abstract_state(model, optimizer, mesh))
             log(f"going on from step {start}")
         else:
-            state = new_state(model, optimizer, mesh, config.seed)
+            params = load_params(pretrained, model, mesh, log) if pretrained else None
+            state = new_state(model, optimizer, mesh, config.seed, params)
+            del params  # the state has taken them over
 
         writer = MetricWriter(workdir, start)
         sharding = batch_sharding(mesh)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.params import init_params
@@ -18,10 +19,18 @@ from marker_lm.sharding.rules import (
 from marker_lm.training.loss import batch_loss
 
 
-def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, key):
-    """A new state: {'params', 'opt_state', 'step' int32}."""
-    params = init_params(config, key)
+def init_state(config: ModelConfig, optimizer: optax.GradientTransformation, key, pretrained=None):
+    """A new state: {'params', 'opt_state', 'step' int32}.
+
+    `pretrained` has parameters that are not to be made; those that it lacks are.
+    """
+    params = with_pretrained(init_params(config, key), pretrained or {})
     return {"params": params, "opt_state": optimizer.init(params), "step": jnp.int32(0)}
+
+
+def with_pretrained(params, pretrained):
+    """`params` with those that `pretrained` has in their place."""
+    return unflatten_dict(flatten_dict(params) | flatten_dict(pretrained))
 
 
 def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation, mesh):
@@ -33,15 +42,19 @@ def abstract_state(config: ModelConfig, optimizer: optax.GradientTransformation,
     )
 
 
-def new_state(config: ModelConfig, optimizer, mesh, seed: int):
-    """A fresh state, every parameter made on the devices that hold it."""
+def new_state(config: ModelConfig, optimizer, mesh, seed: int, pretrained=None):
+    """A fresh state, every parameter made on the devices that hold it.
+
+    `pretrained` has parameters that are taken over, without a copy; it can't be used afterwards.
+    """
     abstract = abstract_state(config, optimizer, mesh)
     init = jax.jit(
         functools.partial(init_state, config, optimizer),
         out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+        donate_argnums=1,
     )
     with use_mesh(mesh):
-        return init(jax.random.key(seed))
+        return init(jax.random.key(seed), pretrained)
 
 
 def make_train_step(config: ModelConfig, optimizer, mesh, blocks: int):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE, FF, VOCAB = 2048, 16, 4, 128, 6144, 128_000
 
 
-def write_checkpoint(folder: Path, gigabytes: float, shards: int) -> int:
+def write_checkpoint(folder: str, gigabytes: float, shards: int) -> int:
     """A random Llama of about this size; returns its bytes. No more than a tensor is in memory."""
     import ml_dtypes
     import numpy as np
@@ -55,7 +55,8 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int) -> int:
         numbers = random.integers(0, 2**14, tensor.shape, np.uint16)  # all are finite in bf16
         yield numbers.view(bfloat16)
 
-    folder.mkdir(parents=True)
+    folder = Path(folder)
+    folder.mkdir()
     tensors = planned(layers)
     files = {
         f"model-{i + 1:05}-of-{shards:05}.safetensors": tensors[i::shards] for i in range(shards)
@@ -68,8 +69,8 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int) -> int:
     return sum(t.size for t in tensors)
 
 
-def measure(folder: str, param_dtype: str) -> None:
-    """Runs in a process of its own: imports, and prints the facts as JSON."""
+def measure(folder: str, param_dtype: str) -> dict:
+    """Imports, and says how long it took and how much memory this process has had at most."""
     import jax
 
     from marker_lm.convert.checkpoint import open_pretrained
@@ -83,22 +84,22 @@ def measure(folder: str, param_dtype: str) -> None:
     config = load_config(folder, param_dtype=param_dtype)
     params = load_params(open_pretrained(folder), config, mesh)
     jax.block_until_ready(params)
-    facts = {
+    return {
         "parameters": parameter_count(config),
         "seconds": time.monotonic() - began,
         "idle": idle,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    print(json.dumps(facts))
 
 
-def measure_apart(folder: Path, param_dtype: str) -> dict:
-    """`measure` in a process of its own."""
-    code = (
-        f"from tests.benchmarks.convert import measure; measure({str(folder)!r}, {param_dtype!r})"
-    )
+def apart(call: str):
+    """Result of a call of this module in a process of its own, whose peak is then its own.
+
+    A process starts with the peak of the one that it comes from, so this one stays small.
+    """
+    code = f"import json, tests.benchmarks.convert as c; print(json.dumps(c.{call}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -110,8 +111,9 @@ def main() -> None:
     parser.add_argument("--param-dtype", default="bfloat16")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        size = write_checkpoint(Path(folder) / "model", args.gigabytes, args.shards)
-        facts = measure_apart(Path(folder) / "model", args.param_dtype)
+        model = f"{folder}/model"
+        size = apart(f"write_checkpoint({model!r}, {args.gigabytes}, {args.shards})")
+        facts = apart(f"measure({model!r}, {args.param_dtype!r})")
     print("| checkpoint GB | parameters | idle process GB | peak GB | peak / size | s | s per GB |")
     print("|---|---|---|---|---|---|---|")
     print(
