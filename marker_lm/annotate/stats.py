@@ -20,6 +20,7 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
 from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.markers.template import TEMPLATES
@@ -97,7 +98,7 @@ def find_tokenizer(config: ConfigDict, data: epath.PathLike) -> tuple[Tokenizer,
     """
     if config.data.tokenizer == "bytes":
         return ByteTokenizer(), "tokens of the byte tokenizer"
-    if config.data.tokenizer not in ("train", "pretrained"):
+    if config.data.tokenizer not in (*TRAINERS, "pretrained"):
         return load_tokenizer(config.data.tokenizer), f"tokens of {config.data.tokenizer}"
     folder = epath.Path(data) / "tokenizer"
     if folder.exists():

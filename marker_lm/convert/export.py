@@ -7,7 +7,7 @@ an Engine needs more.
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import yaml
 from etils import epath
 
 from marker_lm.convert.check import check_tokenizer
+from marker_lm.convert.checkpoint import ABOUT_FILE, TAXONOMY_FILE, TOKENIZER_FOLDER
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.families import FAMILIES, Family, family_of
 from marker_lm.convert.safetensors_writer import (
@@ -27,18 +28,18 @@ from marker_lm.convert.safetensors_writer import (
     write_index,
 )
 from marker_lm.convert.tensors import TheirTensor, tensor_table
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError
+from marker_lm.data.tokenizer_export import as_hf, with_marker_tokens
 from marker_lm.markers.taxonomy import Taxonomy
 from marker_lm.model.config import DTYPES, ModelConfig
+from marker_lm.model.lora import merge
 from marker_lm.model.params import abstract_params
 from marker_lm.progress import Progress
 from marker_lm.sharding.rules import replicated
 
-TAXONOMY_FILE = "taxonomy.yaml"
-ABOUT_FILE = "marker_lm.json"
 PIECE = 64 * 1024 * 1024  # bytes of a table that come to the host at once
 # Sections of a training config that an Engine and its verbs read.
-ENGINE_KEYS = ("arm", "template", "markers", "mesh", "decode")
+ENGINE_KEYS = ("arm", "plan_arms", "template", "markers", "mesh", "decode")
 ENGINE_DATA_KEYS = ("separator", "chat")
 
 
@@ -54,6 +55,7 @@ def export(
     generation: Mapping[str, Any] | None = None,
     dtype: str = "",
     largest_file: int = LARGEST_FILE,
+    log: Callable[[str], None] = print,
 ) -> Family:
     """Writes a Hugging Face folder; it is there whole, or not at all.
 
@@ -61,13 +63,14 @@ def export(
 
     Args:
       folder: local or gs://, which must not exist yet.
-      params, config: of the model.
-      tokenizer: is saved beside the weights.
+      params, config: of the model; a LoRA is merged.
+      tokenizer: is saved beside the weights, see `save_tokenizer`.
       taxonomy, train_config: of the run; None for a model without markers.
       model_type: the family to write; by default the plainest one that can express the model.
       generation: as in generation_config.json; token ids are filled in.
       dtype: of the file; 'bfloat16' or 'float32', the parameters' own by default.
       largest_file: bytes of a file of weights, at most.
+      log: takes lines for people.
 
     Returns:
       The family that was written.
@@ -75,6 +78,7 @@ def export(
     Raises ConvertError: the folder exists; no family can express the model; a tokenizer with more
     ids than the embedding has rows.
     """
+    params, config = merge(params, config)
     check_tokenizer(tokenizer, config.vocab, str(folder))
     if (dtype or config.param_dtype) not in DTYPES:
         raise ConvertError(f"the dtype '{dtype}' is not written; choose {' or '.join(DTYPES)}.")
@@ -120,7 +124,8 @@ def export(
                             pass
         if first:
             write_index(out, files)
-            tokenizer.save(out)
+            compact = taxonomy is not None and train_config["template"] == "compact"
+            save_tokenizer(out, tokenizer, taxonomy if compact else None, log)
             _write_json(out / "generation_config.json", _generation(tokenizer, generation or {}))
             if taxonomy is not None:
                 write_taxonomy(out / TAXONOMY_FILE, taxonomy)
@@ -129,6 +134,28 @@ def export(
             # The last one: a folder without it is not taken for a model.
             _write_json(out / "config.json", _config(family, config, tokenizer, dtype))
     return family
+
+
+def save_tokenizer(
+    folder: epath.Path,
+    tokenizer: Tokenizer,
+    marked: Taxonomy | None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Saves a tokenizer twice: as tokenizer.json for others, and as it is for marker_lm.
+
+    Args:
+      marked: the reserved marker tokens of this taxonomy are added for others, who then can write
+        them; in marker_lm no text may become a marker.
+      log: is told when the tokenizer can't be a tokenizer.json; then others get it as it is.
+    """
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    try:
+        served = as_hf(tokenizer) if marked is None else with_marker_tokens(tokenizer, marked)
+    except TokenizerError as error:
+        log(f"there is no tokenizer.json: {error}")
+        served = tokenizer
+    served.save(folder)
 
 
 def find_writer(config: ModelConfig, model_type: str = "") -> Family:

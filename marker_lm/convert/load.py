@@ -19,7 +19,9 @@ from marker_lm.convert.check import check_tensors, check_tied_head, model_config
 from marker_lm.convert.checkpoint import Pretrained, open_pretrained
 from marker_lm.convert.source import Index, TensorSource
 from marker_lm.convert.tensors import TheirTensor
+from marker_lm.markers.definitions import MarkerRows
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.marker_rows import init_marker_rows
 from marker_lm.model.params import ArrayInfo, abstract_params
 from marker_lm.progress import Progress
 from marker_lm.sharding.rules import param_shardings
@@ -42,7 +44,7 @@ def load_params(
 
     Args:
       pretrained: from `open_pretrained`.
-      config: of `load_config`; its vocabulary may be larger, the new rows of the tables are zeros.
+      config: of `load_config`; its vocabulary may be larger: then new rows of the tables are zeros.
       mesh: see sharding/mesh.py.
       log: takes lines for people.
 
@@ -64,6 +66,30 @@ def load_params(
         return jax.tree_util.tree_map_with_path(
             load, abstract_params(config), param_shardings(config, mesh)
         )
+
+
+def with_marker_rows(params, rows: MarkerRows):
+    """The parameters with rows of marker tokens in all tables, see model/marker_rows.py.
+
+    The tables that are given can't be used afterwards.
+    """
+    fill = jax.jit(functools.partial(init_marker_rows, rows=rows), donate_argnums=0)
+    tables = {name: fill(params[name]) for name in ("embedding", "head") if name in params}
+    return params | tables
+
+
+def trained_markers(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a pretrained model knows the marker tokens of a run: its rows for them are kept.
+
+    Args:
+      before: what marker_lm.json says, {} of a model that was not exported from a run.
+      now: the facts of the run.
+    """
+    same = ("taxonomy_hash", "tokenizer_hash")
+    return bool(before) and (
+        all(before[key] == now[key] for key in same)
+        and before["config"]["template"] == now["config"]["template"]
+    )
 
 
 def load_array(

@@ -16,6 +16,7 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
 from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -101,7 +102,7 @@ def data_key(
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
-    if data["tokenizer"] != "train":
+    if data["tokenizer"] not in TRAINERS:
         data["tokenizer"] = named_tokenizer(config, pretrained).hash
     hashes = [
         [place, [[name, facts["hash"]] for name, facts in found.items()]]
@@ -112,7 +113,7 @@ def data_key(
 
 
 def named_tokenizer(config: ConfigDict, pretrained: Tokenizer | None) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names, where that is not 'train'.
+    """The tokenizer that `data.tokenizer` names, where it is not to be trained.
 
     Raises TokenizerError where it is the pretrained model's and there is no such model.
     """

@@ -17,7 +17,7 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
-from marker_lm.data.tokenizer_training import train_sentencepiece
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 
@@ -111,19 +111,20 @@ def make_tokenizer(
     key: str = "",
     pretrained: Tokenizer | None = None,
 ) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
+    """The tokenizer that `data.tokenizer` names, trained on the training rows if it says so.
 
     One that was trained for the same `key` before is taken from `folder`.
     """
     made_for = folder / "tokenizer" / "key"
-    if config.data.tokenizer != "train":
+    if config.data.tokenizer not in TRAINERS:
         tokenizer = named_tokenizer(config, pretrained)
     elif key and made_for.exists() and made_for.read_text() == key:
         return load_tokenizer(folder / "tokenizer")
     else:
-        log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
+        train = TRAINERS[config.data.tokenizer]
+        log(f"training a vocabulary of {config.data.vocab_size} tokens ({train.__name__}) ...")
         texts = tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
-        tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
+        tokenizer = train(texts, config.data.vocab_size, max_texts=200_000)
     # One of another kind would stay beside the new one.
     (folder / "tokenizer").rmtree(missing_ok=True)
     tokenizer.save(folder / "tokenizer")

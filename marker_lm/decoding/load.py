@@ -5,9 +5,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.convert.check import check_tokenizer, model_config, own_dtype
-from marker_lm.convert.checkpoint import open_pretrained
+from marker_lm.convert.checkpoint import (
+    ABOUT_FILE,
+    TAXONOMY_FILE,
+    TOKENIZER_FOLDER,
+    open_pretrained,
+)
 from marker_lm.convert.errors import ConvertError
-from marker_lm.convert.export import ABOUT_FILE, TAXONOMY_FILE
 from marker_lm.convert.load import load_params as load_pretrained
 from marker_lm.convert.safetensors_file import read_json
 from marker_lm.data.setup import make_setup
@@ -15,6 +19,7 @@ from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.lora import merge
 from marker_lm.model.params import abstract_arrays
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import param_shardings
@@ -55,7 +60,7 @@ def load_engine(
             + "; ".join(trained.diff(taxonomy))
             + ". Decode with the one it was trained with."
         )
-    tokenizer = load_tokenizer(path if exported else path / "tokenizer")
+    tokenizer = load_tokenizer(path / (TOKENIZER_FOLDER if exported else "tokenizer"))
     if tokenizer.hash != about["tokenizer_hash"]:
         raise ValueError(
             f"the tokenizer in {workdir} is not the one that the checkpoint was trained with; "
@@ -67,6 +72,7 @@ def load_engine(
     else:
         model = ModelConfig.from_dict(about["model"])
         params = load_params(path / "checkpoints", laid_out(model, mesh), step)
+    params, model = merge(params, model)  # decoding steps are faster without factors
     setup = make_setup(config, trained, tokenizer)
     engine = Engine(
         params,

@@ -15,7 +15,8 @@ from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.export import export, write_taxonomy
 from marker_lm.convert.load import load_config, load_params
-from marker_lm.data.tokenizer import ByteTokenizer, load_tokenizer
+from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.sharding.mesh import make_mesh
 from tests.convert.pretrained import CONFIG, tensors, write_pretrained
@@ -86,7 +87,9 @@ def test_token_ids_generation_and_tokenizer_are_beside(tmp_path):
     assert about["architectures"] == ["LlamaForCausalLM"] and about["eos_token_id"] == 1
     found = json.loads((tmp_path / "ours/generation_config.json").read_text())
     assert found == {"temperature": 0.7, "eos_token_id": [1, 7], "pad_token_id": 0}
-    assert load_tokenizer(tmp_path / "ours").hash == ByteTokenizer().hash
+    assert open_pretrained(tmp_path / "ours").tokenizer().hash == ByteTokenizer().hash
+    served = load_tokenizer(tmp_path / "ours")  # tokenizer.json, for others
+    assert served.encode("aé\n") == ByteTokenizer().encode("aé\n")
     assert not (tmp_path / "ours/marker_lm.json").exists()
 
 

@@ -6,15 +6,18 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.export import export
-from marker_lm.convert.load import load_config, load_params
+from marker_lm.convert.load import load_config, load_params, with_marker_rows
 from marker_lm.data.tokenizer import TokenizerError
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
+from marker_lm.markers.definitions import marker_rows
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.training.checkpoints import CheckpointError, load_about
 from marker_lm.training.loop import train
@@ -58,6 +61,7 @@ def test_training_begins_with_the_weights_of_the_checkpoint(run):
     config = load_config(run / "theirs", max_len=128, scan=False)
     assert dataclasses.replace(engine.config, vocab=384) == config
     theirs = load_params(open_pretrained(run / "theirs"), config, make_mesh())
+    theirs = with_marker_rows(theirs, rows_of(engine))
 
     def distance(a, b):
         return float(np.abs(np.asarray(a) - np.asarray(b)).max())
@@ -79,6 +83,28 @@ def test_an_export_answers_and_scores_as_the_run(run):
     sampling = Sampling(max_tokens=12)
     assert ours.generate(PROMPTS, sampling=sampling) == theirs.generate(PROMPTS, sampling=sampling)
     assert Scorer(ours).posterior(PROMPTS, "lang") == Scorer(theirs).posterior(PROMPTS, "lang")
+
+
+def rows_of(engine):
+    return marker_rows(engine.taxonomy, engine.codec, engine.tokenizer)
+
+
+def test_rows_of_markers_begin_as_their_words_but_are_kept_from_an_export(run, tmp_path):
+    engine, config = load_engine(run / "work")
+    before = np.asarray(load_file(run / "theirs/model.safetensors")["lm_head.weight"], np.float32)
+    row, words = rows_of(engine)[3]
+    assert row >= ByteTokenizer.size
+    got = np.asarray(engine.params["head"])[row]
+    np.testing.assert_allclose(got, before[list(words)].mean(0), atol=0.05)  # some steps at 1e-3
+    assert np.abs(got - before[row]).max() > 0.05
+
+    write_data(tmp_path, train=16, heldout=2)
+    theirs = (engine.params, engine.config, engine.tokenizer, engine.taxonomy, config.to_dict())
+    export(tmp_path / "theirs", *theirs)
+    kept = np.asarray(engine.params["head"])[row]
+    train(pretrained_config(tmp_path), tmp_path / "work", quiet)
+    again = np.asarray(load_engine(tmp_path / "work")[0].params["head"])[row]
+    np.testing.assert_allclose(again, kept, atol=0.02)
 
 
 def test_a_damaged_export_is_refused(run, tmp_path):

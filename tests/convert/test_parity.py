@@ -2,20 +2,26 @@
 
 import functools
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from marker_lm.convert.families import FAMILIES, family_of, find_family
 from marker_lm.convert.tensors import tensor_table
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.positions import rope_frequencies
 from tests.model.helpers import forward, plain
 
 pytestmark = pytest.mark.extra
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+ROPE_INIT_FUNCTIONS = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS
 
 L = 40
 PROMPT = 9
@@ -325,3 +331,63 @@ def test_the_family_is_found_again(case):
         case.params,
         import_state(export_state(case.params, family, again), family, again),
     )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_stretched_frequencies(data):
+    """Those of transformers for any scaling, also where a ramp has no or a negative length."""
+    kind = data.draw(st.sampled_from(["linear", "llama3", "yarn"]))
+    hf_config = SIZES | dict(
+        model_type="llama",
+        head_dim=2 * data.draw(st.integers(1, 70)),
+        max_position_embeddings=8192,
+        rope_theta=data.draw(st.floats(10, 1e7)),
+    )
+    scaling = dict(rope_type=kind, factor=data.draw(st.floats(1, 50)))
+    if kind != "linear":
+        scaling["original_max_position_embeddings"] = data.draw(st.integers(1, 8191))
+    if kind == "llama3":
+        scaling["low_freq_factor"] = low = data.draw(st.floats(0.5, 4))
+        scaling["high_freq_factor"] = low + data.draw(st.floats(0.5, 8))
+    if kind == "yarn":
+        for key, values in (
+            ("beta_slow", st.floats(0.1, 2)),
+            ("beta_fast", st.floats(2, 64)),
+            ("attention_factor", st.floats(0.5, 2)),
+            ("mscale", st.floats(0.5, 2)),
+            ("mscale_all_dim", st.floats(0.5, 2)),
+        ):
+            if data.draw(st.booleans()):
+                scaling[key] = data.draw(values)
+    hf_config["rope_scaling"] = scaling
+    config = ModelConfig(**find_family(hf_config).to_model(hf_config))
+    theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(hf_config)))
+    expected, expected_size = ROPE_INIT_FUNCTIONS[kind](theirs)
+    found, size = rope_frequencies(config.head_size, config.rope_base, config.rope_scaling)
+    # The halves of a ramp and of its counterpart cancel, in float32.
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-9)
+    assert size == pytest.approx(expected_size, rel=1e-12)
+
+
+def test_the_text_part_of_a_model_with_images(tmp_path):
+    sizes = dict(hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    text = SIZES | CASES["gemma3"]
+    config = transformers.Gemma3Config(
+        text_config=json.loads(json.dumps(text)),
+        vision_config=dict(image_size=28, patch_size=14, **sizes),
+        image_token_index=100,
+    )
+    theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    hf_config = json.loads((tmp_path / "config.json").read_text())
+    family = find_family(hf_config)
+    ours = ModelConfig(**family.to_model(hf_config))
+    state = load_file(tmp_path / "model.safetensors")
+    tokens = some_tokens(L) % 100  # no image
+    found, _ = forward(ours, import_state(state, family, ours), *plain(tokens))
+    np.testing.assert_allclose(found, logits_of(theirs, tokens), rtol=0, atol=1e-4)
+    read = {tensor.name for tensors in tensor_table(family, ours).values() for tensor in tensors}
+    assert all(re.fullmatch(family.unread, name) for name in set(state) - read)
+    assert not any(re.fullmatch(family.unread, name) for name in read)
+    assert family_of(ours).model_type == "gemma3_text"

@@ -49,14 +49,13 @@ def find_family(hf_config: Mapping[str, Any]) -> Family:
 def family_of(config: ModelConfig) -> Family:
     """The first family that can express the config.
 
-    Raises ConvertError: none can; the message says what keeps it from being the nearest.
+    Raises ConvertError: none can; the message says what the nearest can not express.
     """
-    refusals = []
-    for family in FAMILIES.values():
-        try:
-            family.to_hf(config)
-        except ConvertError as error:
-            refusals.append(str(error))
-        else:
-            return family
-    raise ConvertError(f"no family has such a model: {min(refusals, key=len)}")
+    lost = {family.model_type: family.lost(config) for family in FAMILIES.values() if family.write}
+    nearest = min(lost, key=lambda model_type: len(lost[model_type]))
+    if lost[nearest]:
+        raise ConvertError(
+            f"no family has such a model; the nearest, {nearest}, can't have "
+            f"{', '.join(lost[nearest])}."
+        )
+    return FAMILIES[nearest]

@@ -27,9 +27,11 @@ class Family:
       model_type: of config.json, such as 'llama'.
       architecture: the class that loads it, such as 'LlamaForCausalLM'.
       read: fields of ModelConfig from a config.json.
-      write: keys of config.json from a ModelConfig that is of this family.
+      write: keys of config.json from a ModelConfig; what it can not say may be left out, for it is
+        found by reading the keys again. None for a family that is only read.
       names: our path of a parameter, such as 'layers/attention/query', to their name, with
         '{layer}' in it where there is one for each layer.
+      whole_heads: whether their class refuses a width that the heads do not divide.
       unread: a regular expression that names the tensors of their files which are no parameters of
         the text model. Besides those, a file with a tied head may hold the head again.
     """
@@ -37,8 +39,9 @@ class Family:
     model_type: str
     architecture: str
     read: Callable[[ConfigReader], dict[str, Any]]
-    write: Callable[[ModelConfig], dict[str, Any]]
+    write: Callable[[ModelConfig], dict[str, Any]] | None
     names: Mapping[str, str]
+    whole_heads: bool = False
     unread: str = r".*\.rotary_emb\.inv_freq"
 
     def to_model(self, hf_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,23 +66,32 @@ class Family:
 
         Raises ConvertError: the family can not express the config; the message names the fields.
         """
-        written = {
-            "architectures": [self.architecture],
-            "model_type": self.model_type,
-            **self.write(config),
-        }
-        wanted, found = (_canonical(c) for c in (config, ModelConfig(**self.to_model(written))))
-        lost = [
+        lost = self.lost(config)
+        if lost:
+            raise ConvertError(f"a {self.model_type} model can't have {', '.join(lost)}.")
+        return self._written(config)
+
+    def lost(self, config: ModelConfig) -> list[str]:
+        """What of the config the family can not express, as text; [] if it can express it."""
+        if self.write is None:
+            return ["parts other than text left out; export it as the family of its text model"]
+        lost = []
+        if self.whole_heads and config.width % config.heads:
+            lost.append(
+                f"width={config.width} with heads={config.heads} (transformers wants the heads to "
+                "divide the width)"
+            )
+        again = ModelConfig(**self.to_model(self._written(config)))
+        wanted, found = _canonical(config), _canonical(again)
+        return lost + [
             f"{name}={wanted[name]!r} (would become {found[name]!r})"
             for name in wanted
             if wanted[name] != found[name]
         ]
-        if lost:
-            raise ConvertError(
-                f"a {self.model_type} model can't have {', '.join(lost)}; export it as another "
-                "family or train with what this one has."
-            )
-        return written
+
+    def _written(self, config: ModelConfig) -> dict[str, Any]:
+        head = {"architectures": [self.architecture], "model_type": self.model_type}
+        return head | self.write(config)
 
 
 def _canonical(config: ModelConfig) -> dict[str, Any]:
@@ -146,12 +158,3 @@ def write_sizes(config: ModelConfig, activation_key: str = "hidden_act") -> dict
         activation_key: THEIR_ACTIVATION[config.activation],
         "tie_word_embeddings": config.tied_head,
     }
-
-
-def demand_whole_heads(config: ModelConfig, model_type: str) -> None:
-    """Refuses a width that the heads do not divide, for a class of theirs that would not load."""
-    if config.width % config.heads:
-        raise ConvertError(
-            f"a {model_type} model can't have width={config.width} with heads={config.heads}; "
-            "transformers wants the heads to divide the width."
-        )

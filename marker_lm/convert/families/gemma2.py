@@ -3,7 +3,7 @@
 from typing import Any
 
 from marker_lm.convert.families import llama
-from marker_lm.convert.families.family import Family, demand_whole_heads, read_sizes, write_sizes
+from marker_lm.convert.families.family import Family, read_sizes, write_sizes
 from marker_lm.convert.families.reader import ConfigReader
 from marker_lm.convert.families.rope import read_rope, write_rope
 from marker_lm.convert.families.windows import pattern_types, read_windows, write_layer_types
@@ -40,8 +40,7 @@ def read_gemma(reader: ConfigReader, pattern: int, **defaults: Any) -> dict[str,
     }
 
 
-def write_gemma(config: ModelConfig, model_type: str) -> dict[str, Any]:
-    demand_whole_heads(config, model_type)
+def write_gemma(config: ModelConfig) -> dict[str, Any]:
     # transformers wants a whole number here, and every model has one.
     scalar = (config.attention_scale or config.head_size**-0.5) ** -2
     return {
@@ -65,10 +64,10 @@ def read(reader: ConfigReader) -> dict[str, Any]:
 
 def write(config: ModelConfig) -> dict[str, Any]:
     return {
-        **write_gemma(config, "gemma2"),
+        **write_gemma(config),
         **write_rope(config.rope_base, config.rope_scaling),
         "attn_logit_softcapping": config.attention_softcap or None,
     }
 
 
-GEMMA2 = Family("gemma2", "Gemma2ForCausalLM", read, write, NAMES)
+GEMMA2 = Family("gemma2", "Gemma2ForCausalLM", read, write, NAMES, whole_heads=True)

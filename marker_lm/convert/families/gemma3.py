@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.families import gemma2, qwen3
 from marker_lm.convert.families.family import Family
 from marker_lm.convert.families.gemma2 import read_gemma, write_gemma
@@ -67,14 +66,14 @@ def read(reader: ConfigReader) -> dict[str, Any]:
 
 def write(config: ModelConfig) -> dict[str, Any]:
     return {
-        **write_gemma(config, "gemma3_text"),
+        **write_gemma(config),
         **write_rope(config.rope_base, config.rope_scaling),
         "rope_local_base_freq": config.rope_local_base or config.rope_base,
         "attn_logit_softcapping": None,
     }
 
 
-GEMMA3_TEXT = Family("gemma3_text", "Gemma3ForCausalLM", read, write, NAMES)
+GEMMA3_TEXT = Family("gemma3_text", "Gemma3ForCausalLM", read, write, NAMES, whole_heads=True)
 
 
 def read_text_part(reader: ConfigReader) -> dict[str, Any]:
@@ -87,18 +86,11 @@ def read_text_part(reader: ConfigReader) -> dict[str, Any]:
     return GEMMA3_TEXT.to_model({"tie_word_embeddings": tied} | text)
 
 
-def write_text_part(config: ModelConfig) -> dict[str, Any]:
-    raise ConvertError(
-        "a gemma3 model can't be written, because its part that sees images was not read; "
-        "export it as gemma3_text."
-    )
-
-
 GEMMA3 = Family(
     "gemma3",
     "Gemma3ForConditionalGeneration",
     read_text_part,
-    write_text_part,
+    None,
     {path: f"language_model.{name}" for path, name in NAMES.items()},
     unread=r"vision_tower\..*|multi_modal_projector\..*",
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from marker_lm.convert.families.family import Family, demand_whole_heads, read_sizes, write_sizes
+from marker_lm.convert.families.family import Family, read_sizes, write_sizes
 from marker_lm.convert.families.reader import ConfigReader
 from marker_lm.convert.families.rope import read_rope, write_rope
 from marker_lm.model.config import ModelConfig
@@ -33,7 +33,6 @@ def read(reader: ConfigReader) -> dict[str, Any]:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    demand_whole_heads(config, "llama")
     return {
         **write_sizes(config),
         **write_rope(config.rope_base, config.rope_scaling),
@@ -43,4 +42,4 @@ def write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-LLAMA = Family("llama", "LlamaForCausalLM", read, write, NAMES)
+LLAMA = Family("llama", "LlamaForCausalLM", read, write, NAMES, whole_heads=True)
