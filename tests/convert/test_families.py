@@ -277,6 +277,18 @@ def test_written_and_read_again(model_type):
     assert family_of(config) is family
 
 
+@pytest.mark.parametrize("model_type", ["gemma3_text", "cohere2"])
+@pytest.mark.parametrize("pattern", [1, 2, 5, 6])
+def test_windows_are_written_for_old_versions_too(model_type, pattern):
+    config = read(model_type, sliding_window_pattern=pattern)
+    written = FAMILIES[model_type].to_hf(config)
+    assert written["sliding_window_pattern"] == pattern
+    del written["layer_types"]
+    assert ModelConfig(**FAMILIES[model_type].to_model(written)) == config
+    other = dataclasses.replace(config, windows=(0, 4096))
+    assert "sliding_window_pattern" not in FAMILIES[model_type].to_hf(other)
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "named"),
     [

@@ -333,7 +333,7 @@ def test_the_family_is_found_again(case):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_stretched_frequencies(data):
     """Those of transformers for any scaling, also where a ramp has no or a negative length."""
@@ -346,7 +346,8 @@ def test_stretched_frequencies(data):
     )
     scaling = dict(rope_type=kind, factor=data.draw(st.floats(1, 50)))
     if kind != "linear":
-        scaling["original_max_position_embeddings"] = data.draw(st.integers(1, 8191))
+        lengths = st.integers(1, 20) | st.integers(1, 8191)
+        scaling["original_max_position_embeddings"] = data.draw(lengths)
     if kind == "llama3":
         scaling["low_freq_factor"] = low = data.draw(st.floats(0.5, 4))
         scaling["high_freq_factor"] = low + data.draw(st.floats(0.5, 8))

@@ -10,7 +10,12 @@ from marker_lm.convert.families.cohere import read_cohere, write_cohere
 from marker_lm.convert.families.family import Family
 from marker_lm.convert.families.reader import ConfigReader
 from marker_lm.convert.families.rope import read_rope
-from marker_lm.convert.families.windows import pattern_types, read_windows, write_layer_types
+from marker_lm.convert.families.windows import (
+    pattern_types,
+    read_windows,
+    write_layer_types,
+    write_pattern,
+)
 from marker_lm.model.config import ModelConfig
 
 
@@ -28,7 +33,11 @@ def read(reader: ConfigReader) -> dict[str, Any]:
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    return {**write_cohere(config), **write_layer_types(config)}
+    return {
+        **write_cohere(config),
+        **write_layer_types(config),
+        **write_pattern(config),
+    }
 
 
 COHERE2 = Family("cohere2", "Cohere2ForCausalLM", read, write, cohere.NAMES)

@@ -7,6 +7,7 @@ from marker_lm.convert.families.family import Family
 from marker_lm.convert.families.gemma2 import read_gemma, write_gemma
 from marker_lm.convert.families.reader import ConfigReader
 from marker_lm.convert.families.rope import read_rope, read_scaling, write_rope
+from marker_lm.convert.families.windows import write_pattern
 from marker_lm.model.config import ModelConfig
 
 NAMES = gemma2.NAMES | {
@@ -67,6 +68,7 @@ def read(reader: ConfigReader) -> dict[str, Any]:
 def write(config: ModelConfig) -> dict[str, Any]:
     return {
         **write_gemma(config),
+        **write_pattern(config),
         **write_rope(config.rope_base, config.rope_scaling),
         "rope_local_base_freq": config.rope_local_base or config.rope_base,
         "attn_logit_softcapping": None,

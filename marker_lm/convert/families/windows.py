@@ -51,3 +51,15 @@ def write_layer_types(config: ModelConfig) -> dict[str, Any]:
         "layer_types": ["sliding_attention" if w else "full_attention" for w in windows],
         "sliding_window": max(windows) or None,
     }
+
+
+def write_pattern(config: ModelConfig) -> dict[str, Any]:
+    """The key sliding_window_pattern, which transformers read in place of layer_types up to 4.52.
+
+    Nothing where the layers follow no such pattern.
+    """
+    types = write_layer_types(config)["layer_types"]
+    for pattern in range(1, config.layers + 2):
+        if types == pattern_types(config.layers, pattern):
+            return {"sliding_window_pattern": pattern}
+    return {}
