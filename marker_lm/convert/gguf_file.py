@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 from etils import epath
 
@@ -27,16 +28,14 @@ def open_gguf(path: epath.PathLike) -> Pretrained:
     """The model in a GGUF file; no weight is read before it is asked for.
 
     Raises:
-      ConvertError: there is no file; gguf is not installed; the file is another, damaged or cut
-        short; a quantization, an architecture or a RoPE scaling is not known; a tensor or
-        metadata is missing.
+      ConvertError: there is no file, or one of another kind, damaged or cut short; a quantization,
+        an architecture or a RoPE scaling is not known; a tensor or metadata is missing.
     """
-    gguf = _gguf()
-    reader = _reader(gguf, path)
+    reader = _reader(path)
     metadata = Metadata(str(path), {key: field.contents() for key, field in reader.fields.items()})
     found = {tensor.name: tensor for tensor in reader.tensors}
     names = gguf_config.tensor_names(metadata, found)
-    _check_types(gguf, path, found)
+    _check_types(path, found)
     source = _tensor_source(metadata, {name: found[theirs] for theirs, name in names.items()})
     factors = found.get(_ROPE_FACTORS)
     config = gguf_config.hf_config(
@@ -54,18 +53,7 @@ def open_gguf(path: epath.PathLike) -> Pretrained:
     )
 
 
-def _gguf():
-    try:
-        import gguf
-    except ImportError:
-        raise ConvertError(
-            "GGUF files are read by the package gguf, which is not installed: "
-            "pip install 'marker-lm[hf]'"
-        ) from None
-    return gguf
-
-
-def _reader(gguf, path: epath.PathLike):
+def _reader(path: epath.PathLike) -> gguf.GGUFReader:
     if "://" in str(path):
         raise ConvertError(
             f"{path} is not on a local disk, and a GGUF file is mapped into memory; copy it to one"
@@ -87,7 +75,7 @@ def _reader(gguf, path: epath.PathLike):
         ) from None
 
 
-def _check_types(gguf, path: epath.PathLike, tensors: Mapping[str, object]) -> None:
+def _check_types(path: epath.PathLike, tensors: Mapping[str, gguf.ReaderTensor]) -> None:
     """Raises ConvertError where a tensor is of a type that gguf names but cannot dequantize."""
     first = {tensor.tensor_type: tensor for tensor in tensors.values()}
     for kind, tensor in first.items():
@@ -110,7 +98,7 @@ class _Tensor:
       offset: what the file has added to every value.
     """
 
-    stored: object
+    stored: gguf.ReaderTensor
     order: np.ndarray
     offset: float
 
@@ -148,14 +136,12 @@ class GGUFTensors:
         return values[:, *others]
 
 
-def _dequantize(stored, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-    from gguf.quants import dequantize
-
-    return dequantize(np.ascontiguousarray(stored.data[rows]), stored.tensor_type)
+def _dequantize(stored: gguf.ReaderTensor, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    return gguf.quants.dequantize(np.ascontiguousarray(stored.data[rows]), stored.tensor_type)
 
 
-def _tensor_source(metadata: Metadata, stored: Mapping[str, object]) -> GGUFTensors:
-    """`stored` are gguf's tensors by Hugging Face name."""
+def _tensor_source(metadata: Metadata, stored: Mapping[str, gguf.ReaderTensor]) -> GGUFTensors:
+    """`stored` is by Hugging Face name."""
     family = gguf_config.find_architecture(metadata)
     size = gguf_config.head_size(metadata)
     tensors = {}

@@ -3,10 +3,9 @@
 from importlib import resources, util
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-
-gguf = pytest.importorskip("gguf")
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 # Sizes as llama.cpp accepts them, in the words of config.json.

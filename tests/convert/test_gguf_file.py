@@ -2,6 +2,7 @@
 
 import re
 
+import gguf
 import numpy as np
 import pytest
 
@@ -13,10 +14,8 @@ from marker_lm.convert.load import load_params
 from marker_lm.convert.tensors import tensor_table
 from marker_lm.model.config import ModelConfig
 from marker_lm.sharding.mesh import make_mesh
-from tests.convert.gguf_files import SIZES, TEMPLATE, gguf, smollm2, write_gguf
+from tests.convert.gguf_files import SIZES, TEMPLATE, smollm2, write_gguf
 from tests.model.helpers import forward, plain
-
-pytestmark = pytest.mark.extra
 
 TYPES = gguf.GGMLQuantizationType
 GEMMA = dict(
@@ -96,6 +95,7 @@ def test_any_part_of_a_tensor(written):
             np.testing.assert_array_equal(opened.read(name, index), whole[index])
 
 
+@pytest.mark.extra
 def test_logits_are_those_of_llama_cpp(written):
     """An implementation that shares nothing with ours reads the same file."""
     llama_cpp = pytest.importorskip("llama_cpp")
@@ -284,6 +284,7 @@ def test_the_tokenizer_comes_with_it(tmp_path):
     assert tokenizer.encode("<s>the<|last|>") == [0, 259, 260]
 
 
+@pytest.mark.extra
 def test_smollm2_as_it_is_known():
     opened = open_pretrained(smollm2())
     config = model_config(opened)

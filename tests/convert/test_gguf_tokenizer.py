@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import gguf
 import pytest
 import sentencepiece
 from hypothesis import example, given, settings
@@ -22,12 +23,9 @@ from tests.convert.gguf_files import (
     UNKNOWN,
     USER_DEFINED,
     bytes_vocabulary,
-    gguf,
     smollm2,
     write_vocabulary,
 )
-
-pytestmark = pytest.mark.extra
 
 ROOT = Path(__file__).resolve().parents[2]
 HELDOUT = ROOT.parent / "shared" / "data" / "mix" / "heldout-dev.jsonl.gz"
@@ -88,12 +86,14 @@ def texts():
     return [f"{row['instruction']}\n{row['input']}\n\n{row['output']}" for row in rows]
 
 
+@pytest.mark.extra
 def test_smollm2_is_llama_cpps_on_a_thousand_rows(smol, smol_llama_cpp, texts):
     for text, ids in zip(texts, smol.encode_batch(texts), strict=True):
         assert ids == smol_llama_cpp(text)
         assert smol.decode(ids) == text
 
 
+@pytest.mark.extra
 @settings(max_examples=300, deadline=None)
 @given(st.text())
 @example("\u2581 \u0120\u010a")
@@ -104,6 +104,7 @@ def test_smollm2_is_llama_cpps_on_any_text(smol, smol_llama_cpp, text):
         assert smol.decode(smol.encode(text)) == text
 
 
+@pytest.mark.extra
 def test_smollm2_cuts_as_its_pre_tokenizer_says(smol):
     pieces = [smol.piece(id) for id in smol.encode("In 1984, it's 3½ times")]
     assert pieces == ["In", " ", "1", "9", "8", "4", ",", " it", "'s", " ", "3", "½", " times"]
@@ -113,6 +114,7 @@ def test_smollm2_cuts_as_its_pre_tokenizer_says(smol):
     assert (smol.bos_id, smol.eos_id, smol.pad_id, smol.unk_id) == (None, 2, 2, 0)
 
 
+@pytest.mark.extra
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
 def test_every_pre_tokenizer_is_llama_cpps(tmp_path, texts, smol_vocabulary, name):
@@ -169,6 +171,7 @@ def sentencepiece_vocabulary(texts) -> tuple[dict, sentencepiece.SentencePiecePr
     }, processor
 
 
+@pytest.mark.extra
 def test_sentencepiece_is_sentencepieces(tmp_path, texts):
     vocabulary, processor = sentencepiece_vocabulary(texts[::2])
     path = write_vocabulary(tmp_path / "vocabulary.gguf", vocabulary)
