@@ -7,7 +7,7 @@ an Engine needs more.
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from marker_lm.convert.safetensors_writer import (
     write_index,
 )
 from marker_lm.convert.tensors import TheirTensor, tensor_table
+from marker_lm.data.chat import load_chat
 from marker_lm.data.tokenizer import Tokenizer, TokenizerError
 from marker_lm.data.tokenizer_export import as_hf, with_marker_tokens
 from marker_lm.markers.taxonomy import Taxonomy
@@ -126,7 +127,17 @@ def export(
             write_index(out, files)
             compact = taxonomy is not None and train_config["template"] == "compact"
             save_tokenizer(out, tokenizer, taxonomy if compact else None, log)
-            _write_json(out / "generation_config.json", _generation(tokenizer, generation or {}))
+            section = train_config["data"].get("chat", {}) if train_config else {}
+            chat = load_chat(section, tokenizer)
+            if chat is not None:  # that of the run, which need not be the tokenizer's own
+                (out / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+            ends = (
+                [tokenizer.eos_id] if chat is None else [chat.end_id(tokenizer), tokenizer.eos_id]
+            )
+            _write_json(
+                out / "generation_config.json",
+                _generation(tokenizer, [*ends, tokenizer.eos_id], generation),
+            )
             if taxonomy is not None:
                 write_taxonomy(out / TAXONOMY_FILE, taxonomy)
                 about = engine_facts(config, tokenizer, taxonomy, train_config)
@@ -251,11 +262,14 @@ def _config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: st
     return family.to_hf(config) | ids | {"pad_token_id": tokenizer.pad_id, "torch_dtype": dtype}
 
 
-def _generation(tokenizer: Tokenizer, before: Mapping[str, Any]) -> dict:
+def _generation(
+    tokenizer: Tokenizer, ends: Sequence[int], before: Mapping[str, Any] | None
+) -> dict:
     """generation_config.json: what was there, and a generation that ends where ours ends."""
-    ends = before.get("eos_token_id")
-    ends = list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
-    ends = list(dict.fromkeys([tokenizer.eos_id, *ends]))
+    before = before or {}
+    more = before.get("eos_token_id")
+    more = list(more) if isinstance(more, list | tuple) else [] if more is None else [more]
+    ends = list(dict.fromkeys([*ends, *more]))
     ids = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}
     if tokenizer.bos_id is not None:
         ids["bos_token_id"] = tokenizer.bos_id

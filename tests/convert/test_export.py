@@ -59,6 +59,22 @@ def test_an_export_of_an_import_is_bit_equal(tmp_path, monkeypatch, mesh, larges
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), jax.device_get(params))
 
 
+def test_the_chat_template_is_that_of_the_run(tmp_path):
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    params, config = load(write_pretrained(tmp_path / "theirs"))
+    run = tiny_config(tmp_path).unlock()
+    run.data.chat.template = template
+    taxonomy = tiny_taxonomy(tmp_path)
+    export(tmp_path / "ours", params, config, ByteTokenizer(), taxonomy, run.to_dict())
+    assert (tmp_path / "ours" / "chat_template.jinja").read_text() == template
+    generation = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == ByteTokenizer.eos_id
+
+
 def test_files_are_cut_and_indexed(tmp_path):
     params, config = load(write_pretrained(tmp_path / "theirs"))
     export(tmp_path / "ours", params, config, ByteTokenizer(), largest_file=40_000)
