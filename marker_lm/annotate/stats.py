@@ -19,6 +19,7 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
 from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.markers.template import TEMPLATES
@@ -87,19 +88,19 @@ def make_statistics(
 def find_tokenizer(config: ConfigDict, data: epath.PathLike) -> tuple[Tokenizer, str]:
     """The tokenizer of a run, and in which unit it counts, in words.
 
-    One that the config names by its path comes first, then the one that `prepare` trained; bytes
-    stand in for one that is still to be trained.
+    One that the config names by its path comes first, then the one that `prepare` trained or took
+    from the pretrained model; bytes stand in before that.
     """
     if config.data.tokenizer == "bytes":
         return ByteTokenizer(), "tokens of the byte tokenizer"
-    if config.data.tokenizer != "train":
+    if config.data.tokenizer not in (*TRAINERS, "pretrained"):
         return load_tokenizer(config.data.tokenizer), f"tokens of {config.data.tokenizer}"
     folder = epath.Path(data) / "tokenizer"
     if folder.exists():
         return load_tokenizer(folder), f"tokens of {folder}"
     return (
         ByteTokenizer(),
-        "bytes: the tokenizer is not trained yet; `marker-lm prepare` first counts real tokens",
+        "bytes: the tokenizer is not there yet; `marker-lm prepare` first counts real tokens",
     )
 
 

@@ -350,6 +350,17 @@ def _check_message(message: Any, name: str) -> None:
         )
     if role in ("user", "assistant") and not content.strip():
         raise ChatError(f"the content of {name} is blank", "content is blank")
+    markers = message.get("markers") or {}
+    if not isinstance(markers, Mapping):
+        raise ChatError(
+            f"the markers of {name} are {markers!r:.60}, not an object of category: value",
+            "markers are not an object",
+        )
+    if role != "assistant" and any(value is not None for value in markers.values()):
+        raise ChatError(
+            f"{name} has markers and the role '{role}'; only answers have markers",
+            "markers of a question",
+        )
 
 
 def mark_conversations(

@@ -217,13 +217,7 @@ def _conversation(
         _check_unicode(message["content"], f"message {number}")
         if message["role"] != "assistant":
             continue
-        own = message.get("markers") or {}
-        if not isinstance(own, Mapping):
-            raise RowError(
-                f"the markers of message {number} are a {_json_type(own)}, not an object of "
-                f"category: value: {_short(own)}",
-                "markers are not an object",
-            )
+        own = message.get("markers", {})
         try:
             found.append(_markers(row, row_format, taxonomy, left_out, untrusted, own))
         except RowError as error:

@@ -16,7 +16,8 @@ from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -93,7 +94,12 @@ def _tfds_examples(config, task, split, taxonomy, rejects, chat) -> Iterator[Exa
         yield example
 
 
-def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) -> str:
+def data_key(
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    files: dict | None = None,
+    pretrained: Tokenizer | None = None,
+) -> str:
     """16 hex digits: a hash of all that the caches depend on.
 
     That is the taxonomy, the template, the settings of the data, the tokenizer where one is named,
@@ -102,13 +108,14 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) 
 
     Args:
       files: facts of the files, from `file_facts`; found anew when None.
+      pretrained: the tokenizer of the pretrained model, where the config asks for that.
     """
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
     tokenizer = None
-    if data["tokenizer"] != "train":
-        tokenizer = load_tokenizer(data["tokenizer"])
+    if data["tokenizer"] not in TRAINERS:
+        tokenizer = named_tokenizer(config, pretrained)
         data["tokenizer"] = tokenizer.hash
     if "chat" in data:
         data["chat"]["template"] = template_text(data["chat"]["template"], tokenizer)
@@ -118,6 +125,21 @@ def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) 
     ]
     about = [taxonomy.hash, config.template, data, hashes]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def named_tokenizer(config: ConfigDict, pretrained: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names, where it is not to be trained.
+
+    Raises TokenizerError where it is the pretrained model's and there is no such model.
+    """
+    if config.data.tokenizer != "pretrained":
+        return load_tokenizer(config.data.tokenizer)
+    if pretrained is None:
+        raise TokenizerError(
+            "data.tokenizer='pretrained' is the tokenizer of the model that init_from names, and "
+            "init_from is empty; set it, or name another tokenizer"
+        )
+    return pretrained
 
 
 def file_facts(config: ConfigDict, folder: epath.PathLike | None = None) -> dict[str, Any]:

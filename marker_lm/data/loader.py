@@ -47,8 +47,8 @@ class Batches:
 
     A batch is a dict of arrays_BxL: `tokens`, `targets`, `segment_ids` (1, 2, ... within a row; 0
     is padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32,
-    and `weights` float32. With `rows`, only that slice of the global batch is built: a host reads
-    only what its devices need.
+    and `weights` float32. All turns of a conversation are one segment. With `rows`, only that slice
+    of the global batch is built: a host reads only what its devices need.
 
     Attributes:
       cache, stream, rows: as given.

@@ -16,12 +16,11 @@ from marker_lm.data.assembly import Layout, sequence_lengths
 from marker_lm.data.mixture import Mixture, draw, epoch_draws
 from marker_lm.data.packing import pack
 from marker_lm.data.spans import Index, ranges
+from marker_lm.data.too_long import TOO_LONG, cut_too_long
 from marker_lm.markers.dropout import Dropout, keep_mask
 
 WINDOW = 262_144  # draws packed together: bounds memory, and a schedule of dropout goes by windows
 _BLOCK = 32_768  # rows whose lengths are found together: what NumPy does then stays in the cache
-TOO_LONG = ("reject", "truncate_completion", "split")
-LEAST_ROOM = 1 / 8  # of a sequence: an answer that prompt and markers leave less is not cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +86,6 @@ class WindowPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
-    """What is written of D drawn conversations with E turns.
-
-    is_first_E: bool, the turns that begin a conversation.
-    room_E: int64, tokens that the answer may have.
-    pieces_E: int64, in how many pieces the answer is written; 0 where it is left out.
-    rejected_D, truncated_D, split_D: bool, what became of the conversations that do not fit.
-    """
-
-    is_first_E: np.ndarray
-    room_E: np.ndarray
-    pieces_E: np.ndarray
-    rejected_D: np.ndarray
-    truncated_D: np.ndarray
-    split_D: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
 class Planner:
     """Plans any window of any epoch.
 
@@ -117,10 +98,7 @@ class Planner:
       seed: of shuffle and dropout.
       epochs: how many epochs the whole training takes; sets the progress of a dropout schedule.
       length: slots of a sequence.
-      too_long: what becomes of a row that does not fit, one of TOO_LONG: left out, its answer cut
-        at its end (and then not followed by eos), or its answer cut into several sequences that
-        repeat prompt and markers. A conversation of several turns is one whole for this: it is left
-        out, or cut at its end, also by 'split', because a later turn means little by itself.
+      too_long: what becomes of a row that does not fit, one of TOO_LONG, see data.too_long.
     """
 
     index: Index
@@ -157,7 +135,7 @@ class Planner:
         draw_E = np.repeat(np.arange(len(drawn_D)), turns_D)
         visits_E, progress_E = visits_D[draw_E], progress_D[draw_E]
         head_E, answer_E = self._lengths(rows_E, visits_E, progress_E)
-        cut = self._cut(head_E, answer_E, turns_D)
+        cut = cut_too_long(head_E, answer_E, turns_D, self.length, self.too_long)
 
         entry_P = np.repeat(np.arange(len(rows_E)), cut.pieces_E)
         number_P = np.arange(len(entry_P)) - np.repeat(
@@ -195,37 +173,6 @@ class Planner:
                 answer_E[cut.truncated_D[draw_E]].sum()
                 - size_P[cut.truncated_D[draw_E[entry_P]]].sum()
             ),
-        )
-
-    def _cut(self, head_E, answer_E, turns_D) -> "_Cut":
-        """Which part of each drawn conversation is written, from the lengths of its turns."""
-        end_D = np.cumsum(turns_D)
-        is_first_E = np.zeros(len(head_E), bool)
-        is_first_E[end_D - turns_D] = True
-        upto_E = np.cumsum(head_E + answer_E)
-        upto_E -= np.repeat(upto_E[end_D - turns_D] - (head_E + answer_E)[is_first_E], turns_D)
-        # Tokens of the answer that find room after all before it; the last one is a target only.
-        room_E = self.length + 1 - (upto_E - answer_E)
-        fits_E = answer_E <= room_E
-        fits_D = fits_E[end_D - 1]
-        is_cut_E = ~fits_E & (room_E >= LEAST_ROOM * self.length) & (self.too_long != "reject")
-        is_cut_E[1:] &= is_first_E[1:] | fits_E[:-1]  # what follows a turn that is cut is lost
-        if self.too_long == "reject":
-            fits_E = np.repeat(fits_D, turns_D)
-        pieces_E = (fits_E | is_cut_E).astype(np.int64)
-        single_D = turns_D == 1
-        if self.too_long == "split":
-            is_split_E = is_cut_E & np.repeat(single_D, turns_D)
-            pieces_E[is_split_E] = -(-answer_E[is_split_E] // room_E[is_split_E])
-        rejected_D = pieces_E[is_first_E] == 0
-        split_D = ~fits_D & ~rejected_D & single_D & (self.too_long == "split")
-        return _Cut(
-            is_first_E,
-            room_E,
-            pieces_E,
-            rejected_D,
-            truncated_D=~fits_D & ~rejected_D & ~split_D,
-            split_D=split_D,
         )
 
     def _lengths(self, rows_N, visits_N, progress_N) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,12 @@ from marker_lm.data.cache import CacheError, is_remote, read_manifest
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
 from marker_lm.data.chat import load_chat
 from marker_lm.data.example import Example
-from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
+from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts, named_tokenizer
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
-from marker_lm.data.tokenizer_training import train_sentencepiece
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 
@@ -28,6 +28,7 @@ def prepare(
     folder: epath.PathLike,
     log: Callable[[str], None] = print,
     beam: Sequence[str] | None = None,
+    pretrained: Tokenizer | None = None,
 ) -> dict:
     """Writes `folder/{tokenizer,train,heldout}`, or finds that they are there already.
 
@@ -38,6 +39,7 @@ def prepare(
       folder: local or gs://.
       log: takes lines for people.
       beam: options of an Apache Beam runner that does the work; None does it here.
+      pretrained: the tokenizer of the pretrained model, for data.tokenizer='pretrained'.
 
     Returns:
       split -> manifest of its cache.
@@ -48,13 +50,16 @@ def prepare(
     if "train" not in splits:
         raise SetupError("no task names training files; set data.tasks.<name>.train.")
     files = file_facts(config, folder)
-    key = data_key(config, taxonomy, files)
+    key = data_key(config, taxonomy, files, pretrained)
 
     found = {s: _prepared(folder / s, key) for s in splits}
     if not all(found.values()):
         with _alone(folder, log):  # another process may have prepared it while this one waited
             if not all(_prepared(folder / s, key) for s in splits):
-                return _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam)
+                tokenizer = make_tokenizer(config, taxonomy, folder, log, key, pretrained)
+                return _prepare_splits(
+                    config, folder, splits, taxonomy, tokenizer, files, key, log, beam
+                )
         found = {s: read_manifest(folder / s) for s in splits}
     log(f"{folder} is prepared already for this config.")
     return found
@@ -69,8 +74,7 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
     return manifest if manifest.get("key") == key else None
 
 
-def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
-    tokenizer = make_tokenizer(config, taxonomy, folder, log, key)
+def _prepare_splits(config, folder, splits, taxonomy, tokenizer, files, key, log, beam) -> dict:
     chat = load_chat(config.data.get("chat", {}), tokenizer)
     facts = {
         "key": key,
@@ -105,21 +109,27 @@ def _alone(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def make_tokenizer(
-    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, log: Callable, key: str = ""
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    folder: epath.Path,
+    log: Callable,
+    key: str = "",
+    pretrained: Tokenizer | None = None,
 ) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
+    """The tokenizer that `data.tokenizer` names, trained on the training rows if it says so.
 
     One that was trained for the same `key` before is taken from `folder`.
     """
     made_for = folder / "tokenizer" / "key"
-    if config.data.tokenizer != "train":
-        tokenizer = load_tokenizer(config.data.tokenizer)
+    if config.data.tokenizer not in TRAINERS:
+        tokenizer = named_tokenizer(config, pretrained)
     elif key and made_for.exists() and made_for.read_text() == key:
         return load_tokenizer(folder / "tokenizer")
     else:
-        log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
+        train = TRAINERS[config.data.tokenizer]
+        log(f"training a vocabulary of {config.data.vocab_size} tokens ({train.__name__}) ...")
         texts = tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
-        tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
+        tokenizer = train(texts, config.data.vocab_size, max_texts=200_000)
     # One of another kind would stay beside the new one.
     (folder / "tokenizer").rmtree(missing_ok=True)
     tokenizer.save(folder / "tokenizer")

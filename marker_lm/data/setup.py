@@ -36,6 +36,7 @@ class Setup:
       taxonomy, tokenizer, codec: as the config names them.
       layout: of this arm.
       plan_layouts: of all arms that are to share one packing plan.
+      pretrained_vocab: rows of the tables of the pretrained model; 0 without one.
       chat: writes rows by a chat template; None for prompt, separator and completion.
     """
 
@@ -45,15 +46,23 @@ class Setup:
     codec: MarkerCodec
     layout: Layout
     plan_layouts: tuple[Layout, ...]
+    pretrained_vocab: int = 0
     chat: Chat | None = None
 
     @property
     def vocab(self) -> int:
-        """Ids of tokenizer and markers, padded so that any usual mesh divides them."""
-        return -(-(self.tokenizer.size + self.codec.n_reserved) // 128) * 128
+        """Rows of the model's tables: ids of tokenizer and markers fit in.
+
+        That is the pretrained model's own number where they do; else padded so that any usual mesh
+        divides it.
+        """
+        ids = self.tokenizer.size + self.codec.n_reserved
+        return self.pretrained_vocab if ids <= self.pretrained_vocab else -(-ids // 128) * 128
 
 
-def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> Setup:
+def make_setup(
+    config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer, pretrained_vocab: int = 0
+) -> Setup:
     """Builds what the config's `arm`, `template` and `markers` sections describe."""
     codec = MarkerCodec(taxonomy, config.template, tokenizer)
     chat = load_chat(config.data.get("chat", {}), tokenizer)
@@ -68,6 +77,7 @@ def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> 
         codec,
         layouts[config.arm],
         tuple(dict.fromkeys(layouts.values())),
+        pretrained_vocab,
         chat,
     )
 

@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
+# A text that every tokenizer of a model that writes text gives back.
+PLAIN = "A plain text (of 1999):\nit's here,  and there.\n"
+
 
 class TokenizerError(ValueError):
     """A text or a tokenizer model that cannot be used; the message is one sentence."""
@@ -23,10 +26,10 @@ class Tokenizer(Protocol):
     bos_id: int | None
     unk_id: int
     hash: str  # hexadecimal; equal for equal tokenizers
+    lossless: bool  # whether decode(encode(text)) == text for every text
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without bos or eos; `decode(encode(text)) == text`, unless the model that
-        the tokenizer is of changes texts (`HFTokenizer`, `SentencePieceTokenizer`)."""
+        """Ids of `text`, without bos or eos."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, faster."""

@@ -18,6 +18,7 @@ class ByteTokenizer:
     eos_id = 1
     bos_id = None
     unk_id = 2
+    lossless = True
     hash = hashlib.sha256(b"marker_lm bytes, offset 3").hexdigest()
 
     def encode(self, text: str) -> list[int]:

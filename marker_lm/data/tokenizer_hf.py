@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from marker_lm.data.tokenizer import TokenizerError, check_ids, check_text
+from marker_lm.data.tokenizer import PLAIN, TokenizerError, check_ids, check_text
 from marker_lm.data.tokenizer_json import (
     Content,
     build,
@@ -27,15 +27,14 @@ _CONFIG_FILE = "tokenizer_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
 _MORE_TEMPLATES = "additional_chat_templates"
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-_PLAIN = "A plain text (of 1999):\nit's here,  and there.\n"
 
 
 class HFTokenizer:
     """A tokenizer.json through the `tokenizers` package.
 
     `encode` gives the ids of the library's `encode(text, add_special_tokens=False)`: special tokens
-    that stand in the text become their ids. Most models give every text back; some normalize it
-    first (NFC), and then `decode(encode(text))` is the normalized text.
+    that stand in the text become their ids. So a text that holds the eos token comes back without
+    it; and some models change texts themselves (NFC), or lack the tokens of rare bytes.
 
     A space that the tokenizer puts before every text (Llama 2, Mistral v0.1) is switched off, with
     a line in the log, because spans are tokenized apart and joined. `save` keeps that change, so
@@ -49,6 +48,8 @@ class HFTokenizer:
       chat_templates: name -> Jinja text; chat_template: the one named 'default', or None.
       json: the text of tokenizer.json.
     """
+
+    lossless = False
 
     def __init__(
         self,
@@ -78,14 +79,14 @@ class HFTokenizer:
         self.json = _dump(content)
         self._library = build(content)
         self._library.encode_special_tokens = False
-        ids = self._library.get_vocab(with_added_tokens=True)
+        ids = self.vocabulary()
         self.size = max(ids.values()) + 1
         self._config = {**(config or {})}
         self.special = _special_tokens(self._config, generation or {}, self._library)
         self._set_ids(ids, content)
         self.chat_templates = _templates(self._config.pop("chat_template", None))
         self.chat_template = self.chat_templates.get("default")
-        if self.decode(self._library.encode(_PLAIN, add_special_tokens=False).ids) != _PLAIN:
+        if self.decode(self._library.encode(PLAIN, add_special_tokens=False).ids) != PLAIN:
             raise TokenizerError(
                 "tokenizer.json does not even give a plain English text with two spaces and line "
                 "breaks back; give a tokenizer of a model that writes text"
@@ -161,7 +162,7 @@ class HFTokenizer:
             return token
         if "\ufffd" not in text:
             return text
-        raw = [_BYTES.get(character) for character in token]
+        raw = [BYTE_CHARACTERS.get(character) for character in token]
         if None in raw:
             return token
         return "".join(chr(b) if b < 128 else f"<0x{b:02X}>" for b in raw)
@@ -189,11 +190,21 @@ class HFTokenizer:
                 path.parent.mkdir(exist_ok=True)
             path.write_text(template, encoding="utf-8")
 
-    def __reduce__(self):
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> id, added ones included."""
+        return self._library.get_vocab(with_added_tokens=True)
+
+    def replace(self, content: Mapping[str, Any]) -> "HFTokenizer":
+        """The same special tokens and templates over another tokenizer.json."""
+        return HFTokenizer(content, self._whole_config())
+
+    def _whole_config(self) -> dict[str, Any]:
         templates = [{"name": n, "template": t} for n, t in self.chat_templates.items()]
         config = {**self._config, **self.special, "chat_template": templates}
-        config["add_bos_token"] = self.bos_id is not None
-        return _restore, (self.json, _dump(config))
+        return config | {"add_bos_token": self.bos_id is not None}
+
+    def __reduce__(self):
+        return _restore, (self.json, _dump(self._whole_config()))
 
 
 @functools.lru_cache(2)
@@ -278,4 +289,4 @@ def _byte_characters() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
-_BYTES = _byte_characters()
+BYTE_CHARACTERS = _byte_characters()

@@ -1,12 +1,14 @@
-"""SentencePiece models that lose no text."""
+"""SentencePiece models: those trained here, which lose no text, and those of others."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 import sentencepiece
 from etils import epath
 
-from marker_lm.data.tokenizer import TokenizerError, check_ids, check_text
+from marker_lm.data.tokenizer import PLAIN, TokenizerError, check_ids, check_text
 
 SPACE_PIECE = "\u2581"  # SentencePiece writes a space with this character
 MODEL_FILE = "tokenizer.model"
@@ -16,41 +18,42 @@ _PROBE = "  a\n\n\tb  <0x0A></s> ⁇ e\u0301\u00e9\uff21 \u4e00\U00010348\x00 "
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model that loses no text: byte fallback, no normalisation, no added space.
+    """A SentencePiece model with byte fallback.
 
-    Raises TokenizerError for a model that cannot give every text back.
+    A model that puts a space before every text or removes spaces (Llama 2) has that switched off,
+    with a line in the log, because spans are tokenized apart and joined; `model` and `save` have
+    the changed model. A model that normalizes texts (NFKC) goes on doing so, and is not `lossless`.
+
+    Attributes (besides those of `Tokenizer`):
+      model: the bytes of the *.model file.
     """
 
     def __init__(self, model: bytes):
-        self.model = bytes(model)
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(self.model)
-        except RuntimeError as error:
-            raise TokenizerError(
-                f"the bytes given are not a SentencePiece model ({error}); "
-                "give the file that SentencePiece wrote (usually *.model)"
-            ) from None
+        """Raises TokenizerError for a model without eos, or that can't give plain texts back."""
+        self._processor = _processor(bytes(model))
+        self.model = _keep_spaces(bytes(model))
+        if self.model != model:
+            self._processor = _processor(self.model)
         processor = self._processor
         self.size = processor.vocab_size()
         self.eos_id = processor.eos_id()
+        if self.eos_id < 0:
+            raise TokenizerError("the SentencePiece model has no eos piece; train it with one")
         self.unk_id = processor.unk_id()
         self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
-        self.pad_id = max(processor.pad_id(), 0)
+        self.pad_id = processor.pad_id() if processor.pad_id() >= 0 else self.eos_id
         self.hash = hashlib.sha256(self.model).hexdigest()
         self._space_piece_ids = [
             processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_PIECE.encode("utf-8")
         ]
-        self._control = {i for i in (processor.pad_id(), self.eos_id, self.bos_id) if i is not None}
-        if self.eos_id < 0:
-            raise TokenizerError("the SentencePiece model has no eos piece; train it with one")
-        ids = processor.encode(_PROBE)
-        if self.unk_id in ids or processor.decode(ids) != _PROBE:
+        self._control = {self.pad_id, self.eos_id, self.bos_id}
+        ids, plain = processor.encode(_PROBE), processor.encode(PLAIN)
+        if self.unk_id in ids or processor.decode(plain) != PLAIN:
             raise TokenizerError(
                 "the SentencePiece model does not give every text back as it was; it needs "
-                "byte_fallback=True, normalization_rule_name='identity', add_dummy_prefix=False "
-                "and remove_extra_whitespaces=False (`train_sentencepiece` sets these)"
+                "byte_fallback=True (`train_sentencepiece` sets it)"
             )
+        self.lossless = processor.decode(ids) == _PROBE
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
@@ -91,6 +94,42 @@ class SentencePieceTokenizer:
 
     def __reduce__(self):
         return SentencePieceTokenizer, (self.model,)
+
+
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise TokenizerError(
+            f"the bytes given are not a SentencePiece model ({error}); "
+            "give the file that SentencePiece wrote (usually *.model)"
+        ) from None
+    return processor
+
+
+def _keep_spaces(model: bytes) -> bytes:
+    """The model without dummy prefix and with all spaces; the same bytes where it is so already."""
+    proto = parse_model(model)
+    spec = proto.normalizer_spec
+    names = [
+        name for name in ("add_dummy_prefix", "remove_extra_whitespaces") if getattr(spec, name)
+    ]
+    if not names:
+        return model
+    for name in names:
+        setattr(spec, name, False)
+    logging.getLogger(__name__).warning(
+        "SentencePiece model: switched off for spans: %s", ", ".join(names)
+    )
+    return proto.SerializeToString()
+
+
+def parse_model(model: bytes) -> Any:
+    """The bytes of a *.model file as SentencePiece's ModelProto."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
 
 
 def load_sentencepiece(path: epath.PathLike) -> SentencePieceTokenizer:

@@ -2,25 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marker_lm.data.assembly import Layout, assemble, prompt_part
-from marker_lm.data.chat import Chat, Turn, check_messages
-from marker_lm.data.example import fill_buckets
-from marker_lm.data.spans import Spans
+from marker_lm.data.assembly import Layout, prompt_part
+from marker_lm.data.chat import Chat
 from marker_lm.decoding.controls import Controls, check_controls
 from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
+from marker_lm.decoding.prompts import Prompt, PromptWriter
 from marker_lm.decoding.sampling import Sampling, sample
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
-
-Prompt = str | Sequence[Mapping]  # a text, or messages
 
 
 class TooLongError(ValueError):
@@ -78,10 +75,6 @@ class Engine:
       mesh: where the parameters live.
       batch: rows decoded together; the last batch of a job is padded to it, so that one program
         serves.
-
-    A prompt is a text, or the messages of a conversation that ends with what is asked. Under a chat
-    template, a text is the message of a user. Its earlier answers may have `markers`, which are
-    written as in training when dropout takes the prompt side: in the list of the answer alone.
     """
 
     def __init__(
@@ -99,6 +92,7 @@ class Engine:
         self.params, self.config, self.mesh, self.batch = params, config, mesh, batch
         self.taxonomy, self.codec, self.layout = taxonomy, codec, layout
         self.tokenizer, self.chat = tokenizer, chat
+        self.prompts = PromptWriter(taxonomy, codec, layout, tokenizer, chat)
         # A model of conversations may end a text by the end of its turn or by its eos.
         self.ends = (layout.eos,) if chat is None else (layout.eos, tokenizer.eos_id)
         self.grammar = Grammar(taxonomy, codec, layout)
@@ -158,68 +152,15 @@ class Engine:
         for start in range(0, len(rows), self.batch):
             yield from self._generate(rows[start : start + self.batch], sampling)
 
-    def turns(self, prompt: Prompt, completion: str | None = None) -> list[Turn]:
-        """The turns of a prompt, the last one with an empty completion, or with the given one.
-
-        Raises:
-          ValueError: messages that are none, or that the template can't write.
-        """
-        if self.chat is None:
-            if not isinstance(prompt, str):
-                raise ValueError(
-                    "messages need a chat template, and the model was trained without one; give "
-                    "the prompt as a text."
-                )
-            return [Turn(prompt, completion or "")]
-        if isinstance(prompt, str):
-            messages = self.chat.plain(prompt)
-        else:
-            messages = check_messages(prompt, asked=True)
-        if completion:
-            messages = [*messages, {"role": "assistant", "content": completion}]
-        turns = self.chat.turns(messages, asked=not completion)
-        answers = [message for message in messages if message["role"] == "assistant"]
-        written = [self._markers(message) for message in answers]
-        return [
-            dataclasses.replace(turn, markers=markers)
-            for turn, markers in zip(turns, [*written, {}], strict=False)
-        ]
-
-    def _markers(self, message: Mapping) -> dict:
-        """The markers of an earlier answer, as they would be read from a training row."""
-        markers = dict(self.taxonomy.check_all(message.get("markers") or {}))
-        fill_buckets(markers, dict.fromkeys(markers), self.taxonomy)
-        return markers
-
-    def spans(self, turn: Turn) -> Spans:
-        """The tokens of a turn, with those of its markers that the model writes."""
-        return Spans(
-            "",
-            np.asarray(self.tokenizer.encode(turn.prompt), np.int32),
-            np.asarray(self.tokenizer.encode(turn.completion), np.int32),
-            {
-                c: np.asarray(self.codec.marker(c, v), np.int32)
-                for c, v in turn.markers.items()
-                if c in self.layout.completion_side
-            },
-        )
-
-    def history(self, turns: Sequence[Turn]) -> tuple[np.ndarray, np.ndarray]:
-        """Answered turns as they stand before the next one. Returns ids and kinds, int32[n]."""
-        empty = np.zeros(0, np.int32)
-        parts = [(empty, empty), *(assemble(self.layout, self.spans(turn), ()) for turn in turns)]
-        ids, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return ids, kinds
-
     def _row(self, number: int, prompt: Prompt, controls: Controls) -> Row:
         """Checks and tokenizes one prompt, up to the first choice of its marker block."""
         controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
         if isinstance(prompt, str) and not prompt.strip():
             raise ValueError("the prompt is empty.")
-        *before, last = self.turns(prompt)
-        last = self.spans(dataclasses.replace(last, markers=controls.pinned))
+        *before, last = self.prompts.turns(prompt)
+        last = self.prompts.spans(dataclasses.replace(last, markers=controls.pinned))
         head = prompt_part(self.layout, last.prompt, last.markers, kept=set(last.markers))[0]
-        ids = [*self.history(before)[0].tolist(), *head.tolist()]
+        ids = [*self.prompts.history(before).tolist(), *head.tolist()]
         if len(ids) >= self.config.max_len:
             text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             raise TooLongError(

@@ -11,7 +11,7 @@ from marker_lm.data.chat import ChatError, check_messages
 from marker_lm.data.example import RowError
 from marker_lm.data.sources import find_files
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Prompt
+from marker_lm.decoding.prompts import Prompt
 
 
 def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:

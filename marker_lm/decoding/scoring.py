@@ -11,7 +11,8 @@ import numpy as np
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
 from marker_lm.data.loader import place
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, Prompt, TooLongError, round_up
+from marker_lm.decoding.engine import Engine, TooLongError, round_up
+from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 from marker_lm.model.likelihood import batch_nll
@@ -53,7 +54,7 @@ class Scorer:
         distribution.
 
         Args:
-          prompts: texts or messages, see Engine; the answers among messages are not scored.
+          prompts: texts or messages; the answers among messages are not scored.
           completions: texts.
           markers: the completion-side list of each row (category -> value); none by default.
           shown: categories of it that also stand on the prompt side.
@@ -65,10 +66,10 @@ class Scorer:
         markers = [{}] * len(prompts) if markers is None else markers
         rows = []
         for prompt, completion, own in zip(prompts, completions, markers, strict=True):
-            *before, last = engine.turns(prompt, completion)
+            *before, last = engine.prompts.turns(prompt, completion)
             last = dataclasses.replace(last, markers=engine.taxonomy.check_all(own))
-            head, _ = engine.history(before)
-            ids, kinds = assemble(engine.layout, engine.spans(last), shown)
+            head = engine.prompts.history(before)
+            ids, kinds = assemble(engine.layout, engine.prompts.spans(last), shown)
             earlier = np.full(len(head), Kind.PROMPT, np.int32)
             rows.append((np.concatenate([head, ids]), np.concatenate([earlier, kinds])))
         scores = []
@@ -115,10 +116,10 @@ class Scorer:
         sequences, starts = [], []
         for i, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
             markers = {c: inferred[i].markers[c] for c in before if c in inferred[i].markers}
-            *earlier, last = engine.turns(prompt)
-            spans = engine.spans(dataclasses.replace(last, markers=markers))
+            *earlier, last = engine.prompts.turns(prompt)
+            spans = engine.prompts.spans(dataclasses.replace(last, markers=markers))
             ids = prompt_part(engine.layout, spans.prompt, spans.markers, set(control.pinned))[0]
-            ids = np.concatenate([engine.history(earlier)[0], ids])
+            ids = np.concatenate([engine.prompts.history(earlier), ids])
             listed = block(engine.layout, before, spans.markers)[: -len(engine.layout.close)]
             head = [*ids.tolist(), *listed.tolist(), *engine.codec.prefix(category)]
             sequences += [[*head, *path] for path in grammar.values[category].values()]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from marker_lm.model import cache as cache_lib
+from marker_lm.model import lora
 from marker_lm.model.attention import attention, segment_mask, within_window
 from marker_lm.model.cache import KVCache
 from marker_lm.model.config import ModelConfig
@@ -77,6 +78,18 @@ def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Arr
     return {name: module.param(name, i.init, i.shape, i.dtype) for name, i in infos.items()}
 
 
+def linear(config: ModelConfig, p, name: str, x: jax.Array, inputs: int = 1) -> jax.Array:
+    """x [..., inputs] times the matrix `name` [inputs, outputs] of p, in x's dtype.
+
+    A LoRA adds scale (x A) B: A B is never made, so no step needs its memory or the gradient of W.
+    """
+    y = jnp.tensordot(x, p[name].astype(x.dtype), inputs)
+    if lora.A.format(name) in p:
+        a, b = (p[factor.format(name)].astype(x.dtype) for factor in (lora.A, lora.B))
+        y += config.lora.scale * jnp.tensordot(jnp.tensordot(x, a, inputs), b, 1)
+    return y
+
+
 class Attention(nn.Module):
     """Grouped-query attention with RoPE; norms and residual are the block's."""
 
@@ -110,11 +123,11 @@ class Attention(nn.Module):
             k, v = cache.k[layer].astype(q.dtype), cache.v[layer].astype(q.dtype)
         scale = c.attention_scale or c.head_size**-0.5
         mixed_BxLxHxN = attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
-        return jnp.einsum("blhn,hnd->bld", mixed_BxLxHxN, p["out"].astype(q.dtype)), cache
+        return linear(c, p, "out", mixed_BxLxHxN, inputs=2), cache
 
     def _heads(self, p, name: str, x_BxLxD):
         """Queries, keys or values [B, L, heads, N], before RoPE."""
-        y = jnp.einsum("bld,dhn->blhn", x_BxLxD, p[name].astype(x_BxLxD.dtype))
+        y = linear(self.config, p, name, x_BxLxD)
         if self.config.qkv_bias:
             y += p[f"{name}_bias"].astype(y.dtype)
         if f"{name}_norm" in p:
@@ -134,12 +147,10 @@ class MLP(nn.Module):
     def __call__(self, x_BxLxD):
         c = self.config
         p = declare(self, mlp_params(c))
-        dtype = x_BxLxD.dtype
-        gate_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["gate"].astype(dtype))
-        up_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["up"].astype(dtype))
+        gate_BxLxF, up_BxLxF = (linear(c, p, name, x_BxLxD) for name in ("gate", "up"))
         mid_BxLxF = ACTIVATION[c.activation](gate_BxLxF) * up_BxLxF
         mid_BxLxF = nn.with_logical_constraint(mid_BxLxF, ("batch", "length", "mlp"))
-        return jnp.einsum("blf,fd->bld", mid_BxLxF, p["down"].astype(dtype))
+        return linear(c, p, "down", mid_BxLxF)
 
 
 class Block(nn.Module):

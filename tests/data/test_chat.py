@@ -407,7 +407,12 @@ REFUSED = [
     (
         {"messages": [{"role": "assistant", "content": "b", "markers": [1]}]},
         "markers are not an object",
-        "the markers of message 1 are a list",
+        "the markers of message 1 are \\[1\\], not an object",
+    ),
+    (
+        {"messages": [{"role": "user", "content": "a", "markers": {"lang": "en"}}, TALK[1]]},
+        "markers of a question",
+        "message 1 has markers and the role 'user'",
     ),
     (
         {"messages": talk("a", "b"), "prompt": "a"},

@@ -54,7 +54,7 @@ def trained(engine, answer, markers):
     """Ids and kinds of the conversation with this answer, as training writes it, bare prompts."""
     said = {"role": "assistant", "content": answer, "markers": markers}
     example = parse_row({"messages": [*TALK, said]}, make_taxonomy(), chat=engine.chat)
-    turns = [assemble(engine.layout, engine.spans(turn), ()) for turn in example.turns]
+    turns = [assemble(engine.layout, engine.prompts.spans(turn), ()) for turn in example.turns]
     return [np.concatenate(column) for column in zip(*turns, strict=True)], len(turns[0][0])
 
 
@@ -78,8 +78,8 @@ def test_an_answer_is_what_the_whole_forward_pass_writes(engine):
     [result] = engine.generate([TALK], [controls], Sampling(max_tokens=6))
     (ids, _), second = trained(engine, "x", result.markers)
     # What is pinned stands on the prompt side too.
-    turns = engine.turns([*TALK], None)
-    last = engine.spans(dataclasses.replace(turns[-1], markers=result.markers))
+    turns = engine.prompts.turns([*TALK], None)
+    last = engine.prompts.spans(dataclasses.replace(turns[-1], markers=result.markers))
     own = assemble(engine.layout, last, {"lang", "words"})[0][:-1].tolist()
     ids = [*ids[:second].tolist(), *own]
     for token in result.tokens:
@@ -94,8 +94,8 @@ def test_a_text_is_the_message_of_a_user(engine):
     assert engine.generate(["Say hi."], None, sampling) == engine.generate(
         as_messages, None, sampling
     )
-    assert [t.prompt for t in engine.turns("Say hi.")] == ["<u>Say hi.\n<a>"]
-    [turn] = engine.turns("Say hi.", "hi")
+    assert [t.prompt for t in engine.prompts.turns("Say hi.")] == ["<u>Say hi.\n<a>"]
+    [turn] = engine.prompts.turns("Say hi.", "hi")
     assert turn.completion == " hi"
 
 
@@ -103,7 +103,7 @@ def test_the_posterior_given_earlier_turns(engine):
     [posterior] = Scorer(engine).posterior([TALK], "lang")
     logs = {}
     (ids, _), second = trained(engine, "x", {})
-    turn = engine.turns(TALK)[-1]
+    turn = engine.prompts.turns(TALK)[-1]
     head = [*ids[:second].tolist(), *TOKENIZER.encode(turn.prompt), *engine.layout.open]
     for value in ("English", "Engl", "German"):
         marker = list(engine.codec.marker("lang", value))
