@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     # tfds='name/config:version' of TensorFlow Datasets, train and heldout are splits of that.
     d.tasks = ConfigDict({"rows": {"train": "", "heldout": "", "rate": 1.0, "tfds": ""}})
     d.tfds_folder = ""  # where TFDS keeps its datasets; its own default when empty
-    d.rows = ConfigDict(  # where a row keeps what; see marker_lm/data/example.py
+    d.rows = ConfigDict(  # where a row keeps what; see marker_lm/data/row_format.py
         {
             "prompt": "prompt",
             "completion": "completion",

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from marker_lm.data.cache import Cache
-from marker_lm.data.example import parse_row
+from marker_lm.data.parse import parse_row
 from marker_lm.data.spans import Spans, value_number
 from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec

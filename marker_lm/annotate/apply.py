@@ -5,14 +5,9 @@ from typing import Any
 
 from marker_lm.annotate.annotator import Learner
 from marker_lm.annotate.registry import AnnotateError, Step
-from marker_lm.data.example import (
-    INFO_FIELD,
-    Example,
-    MarkerInfo,
-    RowError,
-    RowFormat,
-    fill_buckets,
-)
+from marker_lm.data.example import INFO_FIELD, Example, MarkerInfo, RowError
+from marker_lm.data.row_format import RowFormat
+from marker_lm.data.row_markers import fill_buckets
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 _DIGITS = 4  # of a confidence as it is written

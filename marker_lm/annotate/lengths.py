@@ -1,6 +1,6 @@
 """Counts lengths, each in the unit that the taxonomy names: units are never mixed.
 
-A bucket of a length follows from its number and is filled in where rows are read (data/example.py).
+A bucket of a length follows from its number and is filled in where rows are read (data/row_markers.py).
 """
 
 import dataclasses

@@ -25,7 +25,8 @@ from marker_lm.annotate.origin_counts import OriginCounts
 from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Annotated, Job, Reject
 from marker_lm.data.blocks import Block
-from marker_lm.data.example import INFO_FIELD, MarkerInfo, lookup
+from marker_lm.data.example import INFO_FIELD, MarkerInfo
+from marker_lm.data.row_format import lookup
 from marker_lm.data.sources import repeated_id
 from marker_lm.data.whole_files import write_whole
 from marker_lm.progress import Progress

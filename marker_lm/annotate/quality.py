@@ -23,7 +23,8 @@ from typing import Any
 
 from marker_lm.annotate.annotator import Found
 from marker_lm.annotate.settings import SettingsError, settings_from
-from marker_lm.data.example import Example, lookup
+from marker_lm.data.example import Example
+from marker_lm.data.row_format import lookup
 from marker_lm.markers.taxonomy import Category, Taxonomy
 
 _BITS = 11

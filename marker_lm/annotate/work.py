@@ -17,7 +17,8 @@ from marker_lm.annotate.apply import annotate, annotated_row, learn, split_at_le
 from marker_lm.annotate.origin_counts import OriginCounts
 from marker_lm.annotate.registry import make_steps
 from marker_lm.data.blocks import Block
-from marker_lm.data.example import Example, MarkerInfo, RowError, RowFormat
+from marker_lm.data.example import Example, MarkerInfo, RowError
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.sources import excerpt, parse_block
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy

@@ -21,9 +21,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from marker_lm.data.blocks import Block, read_blocks
-from marker_lm.data.example import Example, RowError, RowFormat
+from marker_lm.data.example import Example, RowError
 from marker_lm.data.inputs import in_share
 from marker_lm.data.rejects import Rejects
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows
 from marker_lm.data.sources import find_files, parse_block, repeated_id

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from marker_lm.data.cache import is_remote
 from marker_lm.data.chat import Chat, template_text
-from marker_lm.data.example import Example, RowError, RowFormat, parse_row
+from marker_lm.data.example import Example, RowError
+from marker_lm.data.parse import parse_row
 from marker_lm.data.rejects import Rejects
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
 from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer

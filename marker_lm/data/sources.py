@@ -12,8 +12,10 @@ from etils import epath
 
 from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks
 from marker_lm.data.chat import Chat
-from marker_lm.data.example import Example, RowError, RowFormat, parse_row
+from marker_lm.data.example import Example, RowError
+from marker_lm.data.parse import parse_row
 from marker_lm.data.rejects import EXCERPT, Rejects, RejectShareError
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.seen import SeenIds
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy

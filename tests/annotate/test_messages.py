@@ -2,7 +2,7 @@
 
 import json
 
-from marker_lm.data.example import parse_row
+from marker_lm.data.parse import parse_row
 from marker_lm.data.sources import read_rows
 from marker_lm.markers.taxonomy import load_taxonomy
 from tests.annotate.made import run, write_rows

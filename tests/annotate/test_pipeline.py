@@ -15,7 +15,7 @@ from marker_lm.annotate.pipeline import annotate_files, try_out
 from marker_lm.annotate.plan import make_plan
 from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Worker
-from marker_lm.data.example import RowFormat
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.sources import RejectShareError, SourceError, read_examples, read_rows
 from marker_lm.markers.taxonomy import load_taxonomy
 from tests.annotate.made import make_config, make_rows, run, shards, write_parquet, write_rows

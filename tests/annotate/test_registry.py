@@ -5,7 +5,8 @@ import pytest
 from marker_lm.annotate.annotator import Found
 from marker_lm.annotate.apply import annotate, annotated_row, split_at_learners
 from marker_lm.annotate.registry import AnnotateError, Step, choose, make_steps
-from marker_lm.data.example import Example, MarkerInfo, RowError, RowFormat
+from marker_lm.data.example import Example, MarkerInfo, RowError
+from marker_lm.data.row_format import RowFormat
 from marker_lm.markers.taxonomy import MarkerError, load_taxonomy
 from tests.tiny import tiny_taxonomy
 

@@ -6,7 +6,7 @@ import pytest
 from marker_lm.annotate.tally import Row, Ruler, count
 from marker_lm.annotate.token_costs import token_costs
 from marker_lm.data.assembly import assemble
-from marker_lm.data.example import parse_row
+from marker_lm.data.parse import parse_row
 from marker_lm.data.plan import kept_markers
 from marker_lm.data.setup import make_setup
 from marker_lm.data.tokenizer_bytes import ByteTokenizer

@@ -17,11 +17,13 @@ from marker_lm.data.batch_print import head_line, lines
 from marker_lm.data.batch_view import Reader, summary
 from marker_lm.data.cache import Cache
 from marker_lm.data.chat import Chat, ChatError, load_chat, mark_conversations
-from marker_lm.data.example import Example, RowError, RowFormat, parse_row
+from marker_lm.data.example import Example, RowError
 from marker_lm.data.loader import iterate
 from marker_lm.data.mixture import row_factors
+from marker_lm.data.parse import parse_row
 from marker_lm.data.plan import TOO_LONG, kept_markers
 from marker_lm.data.rejects import Rejects
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.setup import SetupError, make_setup, train_batches
 from marker_lm.data.sources import read_examples
 from marker_lm.data.spans import Spans, flatten_spans, value_number

@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from marker_lm.annotate.registry import MODULES
-from marker_lm.data.example import ORIGINS, MarkerInfo, RowError, RowFormat, parse_row
+from marker_lm.data.example import ORIGINS, MarkerInfo, RowError
+from marker_lm.data.parse import parse_row
+from marker_lm.data.row_format import RowFormat
 from marker_lm.data.sources import Rejects, read_examples
 from marker_lm.markers.taxonomy import MarkerError
 from tests.data.small import taxonomy, write_rows

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from marker_lm.data.blocks import read_lines
-from marker_lm.data.example import RowError, RowFormat, lookup, parse_row
+from marker_lm.data.example import RowError
+from marker_lm.data.parse import parse_row
+from marker_lm.data.row_format import RowFormat, lookup
 from marker_lm.data.sources import (
     Rejects,
     RejectShareError,

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from marker_lm.data.example import Example, parse_row
+from marker_lm.data.example import Example
+from marker_lm.data.parse import parse_row
 from marker_lm.data.spans import ABSENT
 from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.taxonomy import MarkerError

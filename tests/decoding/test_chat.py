@@ -9,7 +9,8 @@ import pytest
 
 from marker_lm.data.assembly import Kind, assemble
 from marker_lm.data.chat import load_chat
-from marker_lm.data.example import RowError, parse_row
+from marker_lm.data.example import RowError
+from marker_lm.data.parse import parse_row
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.rows import read_prompts
