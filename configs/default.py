@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "prompt": "prompt",
             "completion": "completion",
+            "messages": "messages",  # a conversation instead of the two; needs a chat template
             "markers": "markers",
             "id": "id",
             "value_maps": {},  # category -> {value of the row: value of the taxonomy}
@@ -46,7 +47,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "trust": {},  # origin or category -> least confidence of its markers
         }
     )
+    # The chat template that writes rows of messages, and prompts as a user's message: '' (none),
+    # 'model' (the tokenizer's own), or the path of a Jinja file; system: text before a prompt.
+    d.chat = ConfigDict({"template": "", "system": ""})
     d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
+    # Of several values of a category the first one decides how often a row is drawn.
     d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn
     d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
     d.most_upsampling = 20.0  # least_share draws no row more often than so many times another

@@ -1,33 +1,43 @@
 """Turns checkpoints into each other: real models in, real models out.
 
-SOURCE is the workdir of a run, a Hugging Face folder (config.json and *.safetensors) or a .gguf
-file, local or gs:// (.gguf: local). OUT is a folder that does not exist yet.
+--from is the workdir of a run, a Hugging Face folder (config.json and *.safetensors) or a .gguf
+file, local or gs:// (.gguf: local). --out is a folder that does not exist yet.
 
 A run becomes a Hugging Face folder, which transformers, vLLM and others load; taxonomy.yaml and
-marker_lm.json beside the weights let `marker-lm decode --workdir=OUT` pull its markers as levers:
+marker_lm.json beside the weights let `marker-lm decode --workdir=/tmp/exported` pull its markers as
+levers. A LoRA is merged; --to=adapter writes it alone, as a folder for peft:
 
-  marker-lm convert /tmp/run /tmp/exported
-  marker-lm convert /tmp/run gs://bucket/exported --step=500 --dtype=bfloat16
+  marker-lm convert --from=/tmp/run --out=/tmp/exported
+  marker-lm convert --from=/tmp/run --out=gs://bucket/exported --step=500 --dtype=bfloat16
+  marker-lm convert --from=/tmp/run --out=/tmp/adapter --to=adapter
 
 A GGUF file is dequantized on the way to a Hugging Face folder; a Hugging Face folder is written in
 another dtype:
 
-  marker-lm convert model.gguf /tmp/model --dtype=bfloat16
-  marker-lm convert /models/llama /tmp/llama32 --dtype=float32
+  marker-lm convert --from=model.gguf --out=/tmp/model --dtype=bfloat16
+  marker-lm convert --from=/models/llama --out=/tmp/llama32 --dtype=float32
 
---to=run makes a run folder of a model without markers, so that `marker-lm decode` answers with it.
-To train a model no conversion is needed: `marker-lm train --config.init_from=SOURCE`.
+--to=run makes a run of a model without markers, so that `marker-lm decode` answers with it. To
+train a model no conversion is needed: `marker-lm train --config.init_from=/models/llama`.
 
---dry-run reads no weights: it prints what the source holds, and checks names and shapes.
+--dry-run reads no weights: it prints what is there, and checks all names and shapes.
 """
 
 from marker_lm.cli.common import ConfigError
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="workdir, Hugging Face folder or .gguf")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="folder to write, local or gs://")
-    parser.add_argument("--to", choices=("hf", "run"), default="hf", help="what to write")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        required=True,
+        metavar="SOURCE",
+        help="workdir of a run, Hugging Face folder or .gguf file",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write, local or gs://")
+    parser.add_argument(
+        "--to", choices=("hf", "run", "adapter"), default="hf", help="what to write; default: hf"
+    )
     parser.add_argument("--step", type=int, help="of a run's checkpoint; the newest by default")
     parser.add_argument(
         "--dtype",
@@ -42,13 +52,15 @@ def add_arguments(parser) -> None:
 
 def run(args) -> None:
     if not args.dry_run and not args.out:
-        raise ConfigError("convert wants SOURCE and OUT; with --dry-run SOURCE is enough.")
+        raise ConfigError("--out is missing; only --dry-run does without.")
     # JAX takes seconds to import; a slip in the arguments should not wait for it.
     from etils import epath
 
     is_run = (epath.Path(args.source) / "checkpoints").is_dir()
     if is_run and args.to == "run":
         raise ConfigError(f"{args.source} is a run already; leave out --to=run.")
+    if args.to == "adapter" and not is_run:
+        raise ConfigError(f"--to=adapter is for runs with LoRA, and {args.source} is no run.")
     if args.step is not None and not is_run:
         raise ConfigError(f"--step={args.step} is for runs, and {args.source} is none.")
     if is_run:
@@ -58,7 +70,7 @@ def run(args) -> None:
 
 
 def convert_run(args) -> None:
-    """A run to a Hugging Face folder; its LoRA, if it has one, is merged."""
+    """A run to a Hugging Face folder, or its LoRA to an adapter folder."""
     import dataclasses
 
     from etils import epath
@@ -77,23 +89,61 @@ def convert_run(args) -> None:
     whole = dataclasses.replace(model, lora=None)
     taxonomy = Taxonomy.from_dict(about["taxonomy"])
     family = find_writer(whole, args.family or about.get("model_type", ""))
+    family.to_hf(whole)  # says what this family can't express before anything is read
     report(family, whole, args.dtype or model.param_dtype)
     print(f"step {about['step']}, arm '{about['config']['arm']}', taxonomy '{taxonomy.name}'")
+    if args.to == "adapter":
+        check_adapter(args, about, model)
     if args.dry_run:
         return
     mesh = make_mesh(**about["config"]["mesh"])
-    export(
-        args.out,
-        load_params(folder, laid_out(model, mesh), args.step),
-        model,
-        load_tokenizer(epath.Path(args.source) / "tokenizer"),
-        taxonomy,
-        about["config"],
-        model_type=family.model_type,
-        generation=about.get("generation"),
-        dtype=args.dtype or "",
-    )
+    params = load_params(folder, laid_out(model, mesh), args.step)
+    if args.to == "adapter":
+        write_adapter(args, about, model, family, params)
+    else:
+        export(
+            args.out,
+            params,
+            model,
+            load_tokenizer(epath.Path(args.source) / "tokenizer"),
+            taxonomy,
+            about["config"],
+            model_type=family.model_type,
+            generation=about.get("generation"),
+            dtype=args.dtype or "",
+        )
     print(f"wrote {args.out}")
+
+
+def check_adapter(args, about: dict, model) -> None:
+    """Raises ConfigError when a LoRA alone would not be the model that was trained."""
+    if model.lora is None or not about.get("base"):
+        raise ConfigError(
+            f"{args.source} was not trained with LoRA (lora.rank) from a pretrained model "
+            "(init_from); leave out --to=adapter."
+        )
+    if about["base"]["new_marker_rows"]:
+        raise ConfigError(
+            f"the embedding of {args.source} has {about['base']['new_marker_rows']} rows for "
+            "marker tokens, which an adapter has no place for; leave out --to=adapter to export "
+            "the merged model, or train with template=text."
+        )
+
+
+def write_adapter(args, about: dict, model, family, params) -> None:
+    """The LoRA of a run as a folder for peft."""
+    from marker_lm.convert.peft import export_adapter
+    from marker_lm.training.trainable import trained_paths
+
+    export_adapter(
+        args.out,
+        params,
+        model,
+        family,
+        base_name=about["config"]["init_from"],
+        trained=trained_paths(model, about["config"]["train"]["trainable"]),
+        base_vocab=about["base"]["vocab"],
+    )
 
 
 def convert_pretrained(args) -> None:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from marker_lm.data.cache import CacheError, is_remote, read_manifest
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import load_chat
 from marker_lm.data.example import Example
 from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts, named_tokenizer
 from marker_lm.data.rejects import Rejects
@@ -74,6 +75,7 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
 
 
 def _prepare_splits(config, folder, splits, taxonomy, tokenizer, files, key, log, beam) -> dict:
+    chat = load_chat(config.data.get("chat", {}), tokenizer)
     facts = {
         "key": key,
         "taxonomy": taxonomy.to_dict(),
@@ -82,8 +84,11 @@ def _prepare_splits(config, folder, splits, taxonomy, tokenizer, files, key, log
         "tokenizer_hash": tokenizer.hash,
         "files": files,
     }
+    if chat is not None:
+        facts["chat"] = chat.about()
     return {
-        s: _prepare_split(config, folder, s, taxonomy, tokenizer, facts, log, beam) for s in splits
+        s: _prepare_split(config, folder, s, taxonomy, tokenizer, chat, facts, log, beam)
+        for s in splits
     }
 
 
@@ -147,8 +152,10 @@ def tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str]
     for example in _train_examples(config, taxonomy, rejects_path):
         share = counts[example.markers.get(by)] / max(counts.values()) if counts else 1.0
         for _ in range(round(share ** (balance - 1))):
-            yield example.prompt
-            yield example.completion
+            yield from [m["content"] for m in example.messages] or [
+                example.prompt,
+                example.completion,
+            ]
             if config.template == "text":
                 yield TextTemplate().render(example.markers)
 
@@ -159,7 +166,7 @@ def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Exam
             yield from examples(config, task, "train", taxonomy, rejects)
 
 
-def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam) -> dict:
+def _prepare_split(config, folder, split, taxonomy, tokenizer, chat, facts, log, beam) -> dict:
     before = _prepared(folder / split, facts["key"])
     if before is not None and before["tokenizer_hash"] == tokenizer.hash:
         return before
@@ -169,7 +176,7 @@ def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam)
     writer = CacheWriter(
         os.fspath(folder / split), f"{facts['key']}-{tokenizer.hash}", tuple(taxonomy.categories)
     )
-    job = ShardJob(writer, taxonomy, config.template, tokenizer)
+    job = ShardJob(writer, taxonomy, config.template, tokenizer, chat)
     with rejects:  # its end may refuse the rows: before the cache gets its name
         if beam is None:
             shards, counts = _write_here(config, names, split, taxonomy, rejects, job, log)
@@ -196,7 +203,8 @@ def _write_here(config, names, split, taxonomy, rejects, job, log) -> tuple[int,
     def found() -> Iterator[ShardRows]:
         first = 0
         for name in names:
-            for block in blocks(name, examples(config, name, split, taxonomy, rejects), first):
+            rows = examples(config, name, split, taxonomy, rejects, job.chat)
+            for block in blocks(name, rows, first):
                 first = block.number + 1
                 counts[name] += len(block.examples)
                 yield block
@@ -219,11 +227,24 @@ def report_split(manifest: dict, split: str, folder: epath.Path, log: Callable) 
     bad = manifest["rejects"]
     tokens = sum(manifest["tokens"].values())
     log(f"{split}: {manifest['rows']} rows, {tokens} tokens in {folder / split}")
+    if "chat" in manifest:
+        about = manifest["chat"]
+        log(f"{split}: {about['conversations']} conversations with {manifest['rows']} answers")
+        if about["tokenized_apart"]:
+            log(
+                f"{split}: {about['tokenized_apart']} conversations have other tokens than their "
+                "text as one piece would have: answers are tokenized apart from what is around them"
+            )
     if bad["rejected"]:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in bad["kinds"].items())
         log(
             f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), "
             f"see {folder / f'rejects.{split}.jsonl'}"
+        )
+    if changed := manifest["changed"]["rows"]:
+        log(
+            f"{split}: the tokenizer does not give the texts of {changed} rows back as they were "
+            f"(such as {', '.join(manifest['changed']['first'])}); they are trained on as changed"
         )
     for category, n in bad["left_out"].items():
         log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")

@@ -92,7 +92,7 @@ def load_tokenizer(spec: epath.PathLike) -> Tokenizer:
         return tokenizer_bytes.ByteTokenizer()
     if path.is_dir():
         raise FileNotFoundError(
-            f"the folder '{spec}' holds no tokenizer ('{tokenizer_hf.TOKENIZER_FILE}', "
+            f"the folder '{path}' holds no tokenizer ('{tokenizer_hf.TOKENIZER_FILE}', "
             f"'{tokenizer_sentencepiece.MODEL_FILE}' or '{tokenizer_bytes.BYTES_FILE}'); give a "
             "Hugging Face folder, or one that `marker-lm prepare` wrote"
         )

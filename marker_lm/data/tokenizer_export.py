@@ -22,16 +22,16 @@ from marker_lm.markers.taxonomy import Taxonomy
 from marker_lm.markers.template import reserved_tokens
 
 # The kinds of SentencePiece's ModelProto.
-_NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _UNIGRAM, _BPE = 1, 2
-# No path of a Unigram model takes such a piece, although its text may stand in a text.
-_NEVER = -1e6
+# The library takes the name of a byte piece in a text for that piece, unless it is cut before.
+_BYTE_NAME = r"<(?=0x[0-9A-F]{2}>)"
 _PROBES = (
     PLAIN,
     "",
     " ",
     "\n\n\t x  y   z \r\n",
-    '<0x0A> <b> [1, 2.5, -3e-7] {"key": null}',
+    '<x0A> <b> [1, 2.5, -3e-7] {"key": null}',
     "Schlüssel: Größe, ¿qué tal? Ça va, naïve façade.",
     "def f(x):\n    return x ** 12345  # 0123456789\n",
     "ประเทศไทย คือ อะไร 日本の首都は東京です。 大韓民國 안녕하세요",
@@ -70,9 +70,11 @@ def with_marker_tokens(tokenizer: Tokenizer, taxonomy: Taxonomy) -> HFTokenizer:
 def as_hf(tokenizer: Tokenizer, probes: Iterable[str] = ()) -> HFTokenizer:
     """The tokenizer as a tokenizer.json, with the same ids.
 
-    Of a SentencePiece model they are the same on all of a set of hard texts, on the text of every
-    piece, and on `probes`. Two kinds of text are left: in those with U+2581, which stands for a
-    space in a tokenizer.json, and in those with the name of a control piece, ids may differ.
+    Of a SentencePiece model they are compared on a set of hard texts, on the text of every piece,
+    and on `probes`. Ids may still differ in a text with U+2581, which stands for a space in a
+    tokenizer.json, and in one with the name of a control or byte piece ('</s>', '<0x0A>'). Where a
+    unigram model can cut a text in two equally likely ways, the same pieces may come in another
+    order.
 
     Raises:
       TokenizerError: ids would differ; the sentence says of what.
@@ -80,7 +82,7 @@ def as_hf(tokenizer: Tokenizer, probes: Iterable[str] = ()) -> HFTokenizer:
     if isinstance(tokenizer, HFTokenizer):
         return tokenizer
     if isinstance(tokenizer, ByteTokenizer):
-        return _check(tokenizer, _bytes(tokenizer), probes)
+        return _check(tokenizer, _bytes(), probes)
     if isinstance(tokenizer, SentencePieceTokenizer):
         return _check(tokenizer, _sentencepiece(tokenizer), probes)
     raise TokenizerError(
@@ -99,8 +101,9 @@ def _check(tokenizer: Tokenizer, hf: HFTokenizer, probes: Iterable[str]) -> HFTo
     pieces = (tokenizer.decode([i]) for i in range(tokenizer.size) if i not in control)
     texts = [*_PROBES, *(text for text in pieces if SPACE_PIECE not in text), *probes]
     pairs = zip(texts, tokenizer.encode_batch(texts), hf.encode_batch(texts), strict=True)
+    unigram = json.loads(hf.json)["model"]["type"] == "Unigram"
     for text, ids, theirs in pairs:
-        if ids != theirs:
+        if ids != theirs and not (unigram and sorted(ids) == sorted(theirs)):
             raise TokenizerError(
                 f"as tokenizer.json the tokenizer would give {text[:60]!r} the ids {theirs[:8]} "
                 f"and not {ids[:8]}; keep the SentencePiece file for serving"
@@ -108,7 +111,7 @@ def _check(tokenizer: Tokenizer, hf: HFTokenizer, probes: Iterable[str]) -> HFTo
     return hf
 
 
-def _bytes(tokenizer: ByteTokenizer) -> HFTokenizer:
+def _bytes() -> HFTokenizer:
     vocab = {character: 3 + byte for character, byte in BYTE_CHARACTERS.items()}
     special = {"pad_token": "<|pad|>", "eos_token": "<|eos|>", "unk_token": "<|unk|>"}
     switches = dict.fromkeys(("add_prefix_space", "trim_offsets", "use_regex"), False)
@@ -145,6 +148,12 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer) -> HFTokenizer:
     content = _content(
         model=model,
         normalizer={"type": "Sequence", "normalizers": normalizers},
+        pre_tokenizer={
+            "type": "Split",
+            "pattern": {"Regex": _BYTE_NAME},
+            "behavior": "Isolated",
+            "invert": False,
+        },
         decoder={
             "type": "Sequence",
             "decoders": [_replace(SPACE_PIECE, " "), {"type": "ByteFallback"}, {"type": "Fuse"}],
@@ -155,11 +164,10 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer) -> HFTokenizer:
 
 
 def _unigram(pieces: list[Any], tokenizer: SentencePieceTokenizer) -> Content:
-    scores = [one.score if one.type == _NORMAL else _NEVER for one in pieces]
     return {
         "type": "Unigram",
         "unk_id": tokenizer.unk_id,
-        "vocab": [[one.piece, score] for one, score in zip(pieces, scores, strict=True)],
+        "vocab": [[one.piece, one.score] for one in pieces],
         "byte_fallback": True,
     }
 

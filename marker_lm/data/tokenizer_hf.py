@@ -13,6 +13,7 @@ from etils import epath
 from marker_lm.data.tokenizer import PLAIN, TokenizerError, check_ids, check_text
 from marker_lm.data.tokenizer_json import (
     Content,
+    bos_processor,
     build,
     check_content,
     for_spans,
@@ -76,14 +77,13 @@ class HFTokenizer:
                 "tokenizer.json: switched off for spans: %s", ", ".join(changes)
             )
         content = place_added_tokens(content)
-        self.json = _dump(content)
         self._library = build(content)
-        self._library.encode_special_tokens = False
         ids = self.vocabulary()
         self.size = max(ids.values()) + 1
         self._config = {**(config or {})}
         self.special = _special_tokens(self._config, generation or {}, self._library)
         self._set_ids(ids, content)
+        self.json = _dump(self._with_bos(content))
         self.chat_templates = _templates(self._config.pop("chat_template", None))
         self.chat_template = self.chat_templates.get("default")
         if self.decode(self._library.encode(PLAIN, add_special_tokens=False).ids) != PLAIN:
@@ -108,17 +108,25 @@ class HFTokenizer:
         self.eos_id = ids[special["eos_token"]]
         self.pad_id = ids[special.get("pad_token", special["eos_token"])]
         self.unk_id = ids[special.get("unk_token", special["eos_token"])]
-        bos_id = ids.get(special.get("bos_token"))
+        self._bos = special.get("bos_token", "")
+        bos_id = ids.get(self._bos)
         adds_bos = self._config.get("add_bos_token")
-        if adds_bos is None:
-            adds_bos = self._library.encode("", add_special_tokens=True).ids[:1] == [bos_id]
-        self.bos_id = bos_id if adds_bos else None
+        self.bos_id = bos_id if (self._adds(bos_id) if adds_bos is None else adds_bos) else None
         self._silent = {self.pad_id, self.eos_id, self.bos_id}
         self._added = {t["id"]: t["content"] for t in content.get("added_tokens") or ()}
         gaps = set(range(self.size)) - set(ids.values())
         # Ids that the library's decoder does not write as they are: it takes the characters of
         # added tokens for bytes too, and leaves out ids without a token.
         self._apart = dict.fromkeys(gaps, "\ufffd") | self._added | dict.fromkeys(self._silent, "")
+
+    def _adds(self, bos_id: int | None) -> bool:
+        return self._library.encode("", add_special_tokens=True).ids[:1] == [bos_id]
+
+    def _with_bos(self, content: Content) -> Content:
+        """The content that puts bos before a text, or not, as `bos_id` says: servers go by it."""
+        if (self.bos_id is not None) == self._adds(self._library.token_to_id(self._bos)):
+            return content
+        return {**content, "post_processor": bos_processor(self._bos, self.bos_id)}
 
     @functools.cached_property
     def hash(self) -> str:
@@ -175,7 +183,6 @@ class HFTokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "add_bos_token": self.bos_id is not None,
-            "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
             **self.special,
         }

@@ -134,3 +134,17 @@ def place_added_tokens(content: Content) -> Content:
         )
     named = {t["content"]: t["id"] for t in added}
     return {**content, "model": {**model, "vocab": {**model["vocab"], **named}}}
+
+
+def bos_processor(token: str, id: int | None) -> Content | None:
+    """The post-processor that puts one token before every text; None for no id."""
+    if id is None:
+        return None
+    bos = {"SpecialToken": {"id": token, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, second],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+    }

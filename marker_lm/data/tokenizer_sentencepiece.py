@@ -47,11 +47,18 @@ class SentencePieceTokenizer:
             processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_PIECE.encode("utf-8")
         ]
         self._control = {self.pad_id, self.eos_id, self.bos_id}
-        ids, plain = processor.encode(_PROBE), processor.encode(PLAIN)
-        if self.unk_id in ids or processor.decode(plain) != PLAIN:
+        ids = processor.encode(_PROBE)
+        if self.unk_id in ids:
             raise TokenizerError(
-                "the SentencePiece model does not give every text back as it was; it needs "
+                "the SentencePiece model does not know every character; it needs "
                 "byte_fallback=True (`train_sentencepiece` sets it)"
+            )
+        if processor.decode(processor.encode(PLAIN)) != PLAIN:
+            rule = parse_model(self.model).normalizer_spec.name
+            raise TokenizerError(
+                "the SentencePiece model does not even give a plain English text with two spaces "
+                f"and line breaks back; its normalization rule is '{rule}', and 'identity' or "
+                "'nfkc' would do"
             )
         self.lossless = processor.decode(ids) == _PROBE
 

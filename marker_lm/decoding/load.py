@@ -83,6 +83,7 @@ def load_engine(
         tokenizer,
         mesh,
         batch or config.decode.batch,
+        setup.chat,
     )
     return engine, config
 

@@ -98,6 +98,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         check_resume(about, load_about(workdir / "checkpoints"))
     prepare(config, folder, log, pretrained=tokenizer)
     setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"), their_vocab)
+    if setup.chat is not None:  # decoding may be where the template's file is not
+        about["config"]["data"]["chat"]["template"] = setup.chat.template
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
     about["tokenizer_hash"] = setup.tokenizer.hash
@@ -116,6 +118,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         check_tokenizer(setup.tokenizer, their_vocab, str(folder))
         about["model_type"] = find_family(pretrained.config).model_type
         about["generation"] = pretrained.generation
+        known = trained_markers(pretrained.about, about)
+        new_rows = [] if known else marker_rows(taxonomy, setup.codec, setup.tokenizer)
+        about["base"] = {"vocab": their_vocab, "new_marker_rows": len(new_rows)}
     optimizer = make_optimizer(config.train, steps)
     train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks, trained)
     evaluate = make_evaluate(config, setup, folder, model, mesh, rows, log)
@@ -140,9 +145,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
             if pretrained:
                 base = dataclasses.replace(model, lora=None)
                 params = load_params(pretrained, base, mesh, log)
-                if not trained_markers(pretrained.about, about):
-                    rows = marker_rows(taxonomy, setup.codec, setup.tokenizer)
-                    params = with_marker_rows(params, rows)
+                params = with_marker_rows(params, new_rows)
             state = new_state(model, optimizer, mesh, config.seed, params, trained)
             del params  # the state has taken them over
 

@@ -12,8 +12,9 @@ from tests.convert.pretrained import CONFIG, shapes, tensors, write_pretrained
 from tests.tiny import tiny_config, write_data
 
 
-def convert(*args) -> int:
-    return main(["convert", *map(str, args)])
+def convert(source, out, *options) -> int:
+    out = [] if out is None else [f"--out={out}"]
+    return main(["convert", f"--from={source}", *out, *options])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_a_folder_is_written_in_another_dtype(tmp_path):
 
 def test_a_dry_run_reads_no_weights(tmp_path, capsys):
     source = write_pretrained(tmp_path / "theirs")
-    assert convert(source, "--dry-run") == 0
+    assert convert(source, None, "--dry-run") == 0
     printed = capsys.readouterr().out
     count = sum(int(np.prod(shape)) for shape in shapes(CONFIG).values())
     assert f"{count:,} parameters in 21 tensors, {2 * count:,} bytes as bfloat16" in printed
@@ -71,6 +72,23 @@ def test_a_plain_model_becomes_a_run_that_answers(tmp_path):
     assert len(result.tokens) <= 4 and result.markers == {}
 
 
+@pytest.mark.parametrize("template", ["text", "compact"])
+def test_a_lora_becomes_an_adapter_where_it_is_all_that_was_trained(tmp_path, capsys, template):
+    write_data(tmp_path, train=12, heldout=2)
+    write_pretrained(tmp_path / "theirs")
+    config = tiny_config(tmp_path, batch=8, epochs=1, length=256).unlock()
+    config.init_from, config.data.tokenizer = str(tmp_path / "theirs"), "pretrained"
+    config.template, config.lora.rank = template, 2
+    train(config.lock(), tmp_path / "work", lambda line: None)
+    if template == "compact":
+        message = fault(capsys, tmp_path / "work", tmp_path / "out", "--to=adapter")
+        assert "rows for marker tokens" in message and "template=text" in message
+        return
+    assert convert(tmp_path / "work", tmp_path / "out", "--to=adapter") == 0
+    about = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == str(tmp_path / "theirs") and about["r"] == 2
+
+
 def fault(capsys, *args) -> str:
     assert convert(*args) == 2
     message = capsys.readouterr().err.splitlines()[-1]
@@ -80,7 +98,7 @@ def fault(capsys, *args) -> str:
 
 def test_slips_are_told_in_one_sentence(run, tmp_path, capsys):
     source = write_pretrained(tmp_path / "theirs")
-    assert "SOURCE and OUT" in fault(capsys, source)
+    assert "--out is missing" in fault(capsys, source, None)
     assert "is there already" in fault(capsys, source, tmp_path)
     assert "is for runs" in fault(capsys, source, tmp_path / "o", "--step=3")
     assert "has no step 99" in fault(capsys, run, tmp_path / "o", "--step=99")
@@ -88,4 +106,4 @@ def test_slips_are_told_in_one_sentence(run, tmp_path, capsys):
     assert "no checkpoint at" in fault(capsys, tmp_path / "nowhere", tmp_path / "o")
     assert "no family 'lama'" in fault(capsys, run, tmp_path / "o", "--family=lama")
     (source / "config.json").write_text(json.dumps(CONFIG | {"intermediate_size": 64}))
-    assert "has shape (32, 48)" in fault(capsys, source, "--dry-run")
+    assert "has shape (32, 48)" in fault(capsys, source, None, "--dry-run")

@@ -92,7 +92,10 @@ def test_what_is_written_is_what_the_package_reads(tmp_path_factory, shapes, dat
 
 
 def test_files_are_filled_in_order():
-    tensors = [Planned(name, (n,), np.dtype(np.float32)) for name, n in zip("abcd", (2, 2, 9, 1), strict=True)]
+    tensors = [
+        Planned(name, (n,), np.dtype(np.float32))
+        for name, n in zip("abcd", (2, 2, 9, 1), strict=True)
+    ]
     files = plan_files(tensors, largest=16)
     assert [[t.name for t in group] for group in files.values()] == [["a", "b"], ["c"], ["d"]]
     assert list(files)[0] == "model-00001-of-00003.safetensors"
