@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.extra, pytest.mark.slow]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+EOS = 2
+
 
 class Both:
     """Our answers, theirs to the same prompts, and the lead of each of their tokens."""
@@ -31,24 +33,30 @@ class Both:
         del params
         self.their_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.theirs, self.leads = zip(*map(ask_theirs(model.eval()), self.prompts), strict=True)
+        self.theirs, self.leads = ask_theirs(model.eval(), self.prompts)
 
 
-def ask_theirs(model):
-    def ask(ids):
-        with torch.no_grad():
-            out = model.generate(
-                torch.tensor([ids]),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                max_new_tokens=MAX_TOKENS,
-                do_sample=False,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        best = torch.cat(out.logits).topk(2).values
-        return out.sequences[0, len(ids) :].tolist(), (best[:, 0] - best[:, 1]).numpy()
-
-    return ask
+def ask_theirs(model, prompts):
+    """Answers of one batch, padded at its left, and by how much each token was the best."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts])
+    real = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
+    with torch.no_grad():
+        out = model.generate(
+            ids,
+            attention_mask=real,
+            max_new_tokens=MAX_TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    best_BxTx2 = torch.stack(out.logits, dim=1).topk(2).values
+    answers, leads = [], []
+    for row, best_Tx2 in zip(out.sequences[:, longest:].tolist(), best_BxTx2, strict=True):
+        length = row.index(EOS) + 1 if EOS in row else len(row)
+        answers.append(row[:length])
+        leads.append((best_Tx2[:length, 0] - best_Tx2[:length, 1]).numpy())
+    return answers, leads
 
 
 @pytest.fixture(scope="module")
@@ -77,4 +85,4 @@ def test_greedy_answers_are_those_of_transformers(both):
 def test_the_exported_tokenizer_is_the_files(both):
     text = "<|im_start|>user\nÜber 12 Größen, 日本語!<|im_end|>\n"
     assert both.their_tokenizer(text)["input_ids"] == both.tokenizer.encode(text)
-    assert both.their_tokenizer.eos_token_id == both.tokenizer.eos_id == 2
+    assert both.their_tokenizer.eos_token_id == both.tokenizer.eos_id == EOS
