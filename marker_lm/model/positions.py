@@ -78,7 +78,7 @@ def _yarn_kept(head_size: int, base: float, scaling: RopeScaling) -> np.ndarray:
     first = max(math.floor(pair(scaling.high)), 0)
     last = min(math.ceil(pair(scaling.low)), head_size - 1)
     pairs = np.arange(head_size // 2, dtype=np.float32)
-    return 1 - np.clip((pairs - first) / max(last - first, 1e-3), 0.0, 1.0)
+    return 1 - np.clip((pairs - first) / (last - first or 1e-3), 0.0, 1.0)
 
 
 def apply_rope(x_BxLxHxN: jax.Array, rotation: Rotation, interleaved: bool) -> jax.Array:

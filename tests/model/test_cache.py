@@ -19,7 +19,7 @@ def full():
     return tokens, np.asarray(logits)
 
 
-def step(tokens, starts, counts, width, cache):
+def step(tokens, starts, counts, width, cache, config=CONFIG):
     """Feeds counts[row] tokens of each row from starts[row], padded on the right to `width`."""
     chunk = np.zeros((len(tokens), width), np.int32)
     segments = np.zeros_like(chunk)
@@ -30,7 +30,7 @@ def step(tokens, starts, counts, width, cache):
         segments[row, :count] = 1
     positions = starts[:, None] + np.arange(width)
     logits, cache = forward(
-        CONFIG, make_params(CONFIG), chunk, positions.astype(np.int32), segments, cache
+        config, make_params(config), chunk, positions.astype(np.int32), segments, cache
     )
     return np.asarray(logits), cache
 
@@ -53,6 +53,32 @@ def test_rows_of_different_length(full, chunk):
             )
         done += counts
         np.testing.assert_array_equal(cache.length, done)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(windows=(3, 5, 0), attention_softcap=0.5, logit_softcap=2.0),
+        dict(windows=(2,), rope_interleaved=True),
+        dict(windows=(4, 0), rope_everywhere=False, parallel=True, norm="layer"),
+        dict(windows=(0, 3), rope_base=90.0, rope_local_base=20.0, qk_norm="shared"),
+    ],
+    ids=str,
+)
+def test_windows_and_caps(changes):
+    config = small_config(**changes)
+    tokens = random_tokens(config, 3, TOTAL)
+    expected, _ = forward(config, make_params(config), *plain(tokens))
+    cache = init_cache(config, 3, TOTAL)
+    done = np.zeros(3, int)
+    while (done < TOTAL).any():
+        counts = np.minimum(TOTAL - done, [3, 1, 2])  # rows apart, one at a time among them
+        logits, cache = step(tokens, done, counts, 3, cache, config)
+        for row, (start, count) in enumerate(zip(done, counts, strict=True)):
+            np.testing.assert_allclose(
+                logits[row, :count], expected[row, start : start + count], atol=1e-5
+            )
+        done += counts
 
 
 def test_room_to_spare_and_garbage_in_it_change_nothing(full):

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marker_lm.model.likelihood import batch_nll, weighted_nll
-from marker_lm.model.transformer import head_logits
 from tests.model.helpers import make_params, small_config
 
 B, L = 4, 8
@@ -22,22 +21,24 @@ WEIGHTS = RANDOM.uniform(0.1, 2, (B, L)).astype(np.float32)
 
 
 def plain_nll(table, config, hidden, targets):
-    logits = head_logits(table, config, hidden)
+    logits = config.logit_scale * hidden @ table.T
+    if config.logit_softcap:
+        logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
 
 
-def compare(wanted, blocks, groups):
+def compare(wanted, blocks, groups, config=CONFIG):
     """Sum, nats and gradient of a multiple of the sum, ours and the plain ones."""
     weights = np.where(wanted, WEIGHTS, 0)
 
     def ours(table, hidden):
         total, nll = weighted_nll(
-            table, CONFIG, hidden, TARGETS, weights, wanted, blocks, groups=groups
+            table, config, hidden, TARGETS, weights, wanted, blocks, groups=groups
         )
         return 3 * total, nll
 
     def plain(table, hidden):
-        nll = plain_nll(table, CONFIG, hidden, TARGETS)
+        nll = plain_nll(table, config, hidden, TARGETS)
         return 3 * jnp.sum(weights * nll), jnp.where(wanted, nll, 0)
 
     found, want = (
@@ -59,6 +60,17 @@ def compare(wanted, blocks, groups):
 def test_value_and_gradient(blocks, groups):
     found = compare(np.ones((B, L), bool), blocks, groups)
     assert np.abs(found[1][0]).max() > 0.1  # there is a gradient to compare
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(logit_scale=0.3), dict(logit_softcap=1.5), dict(logit_scale=1.7, logit_softcap=2.5)],
+    ids=str,
+)
+def test_scaled_and_capped_logits(changes):
+    wanted = np.arange(B * L).reshape(B, L) % 3 > 0
+    found = compare(wanted, blocks=4, groups=2, config=small_config(**changes))
+    assert np.abs(found[1][0]).max() > 0.1 and np.abs(found[1][1]).max() > 0.1
 
 
 @settings(max_examples=20, deadline=None)

@@ -14,8 +14,13 @@ from tests.model.helpers import plain, random_tokens, small_config
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(), dict(tied_head=False, scan=False, remat="full", param_dtype="bfloat16")],
-    ids=["tied", "untied"],
+    [
+        dict(),
+        dict(tied_head=False, scan=False, remat="full", param_dtype="bfloat16"),
+        dict(qkv_bias=True, qk_norm="shared", post_norms=True),
+        dict(qk_norm="per_head", parallel=True, norm="layer"),
+    ],
+    ids=["tied", "untied", "biases and norms", "parallel"],
 )
 def test_abstract_tree_is_what_the_modules_and_init_make(changes):
     config = small_config(**changes)
@@ -70,6 +75,15 @@ def test_initial_scales():
     # Layers and parameters of one shape are drawn apart.
     assert (mlp["gate"][0] != mlp["gate"][1]).any()
     assert (mlp["gate"] != mlp["up"]).any()
+
+
+def test_norms_begin_as_one_and_biases_as_zero():
+    config = small_config(norm_offset=1.0, qkv_bias=True, qk_norm="per_head", post_norms=True)
+    params = jax.jit(lambda key: init_params(config, key))(jax.random.key(1))
+    layers, attention = params["layers"], params["layers"]["attention"]
+    for scale in (params["final_norm"], layers["mlp_post_norm"], attention["query_norm"]):
+        assert (scale + config.norm_offset == 1).all()
+    assert (attention["key_bias"] == 0).all()
 
 
 def test_a_new_parameter_leaves_the_others_alone():

@@ -1,0 +1,1 @@
+"""Real models in and out: Hugging Face folders both ways, GGUF files in."""
