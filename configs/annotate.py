@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "prompt": "prompt",
             "completion": "completion",
+            "messages": "messages",  # a conversation of one answer instead of the two
             "markers": "markers",  # a field, or a mapping category -> field
             "id": "id",
             "value_maps": {},  # category -> {value of the row: value of the taxonomy}

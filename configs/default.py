@@ -13,6 +13,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0  # of initialisation, shuffle and dropout
     c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
     c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
+    # A Hugging Face folder or a .gguf file, local or gs://, to begin from. The architecture is the
+    # checkpoint's; of `model`, only dtype, param_dtype, scan and remat count then.
+    c.init_from = ""
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
     c.template = "text"  # text (the paper's list) | compact (reserved tokens)
 
@@ -34,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {
             "prompt": "prompt",
             "completion": "completion",
+            "messages": "messages",  # a conversation instead of the two; needs a chat template
             "markers": "markers",
             "id": "id",
             "value_maps": {},  # category -> {value of the row: value of the taxonomy}
@@ -43,13 +47,19 @@ def get_config(arg: str = "") -> ConfigDict:
             "trust": {},  # origin or category -> least confidence of its markers
         }
     )
+    # The chat template that writes rows of messages, and prompts as a user's message: '' (none),
+    # 'model' (the tokenizer's own), or the path of a Jinja file; system: text before a prompt.
+    d.chat = ConfigDict({"template": "", "system": ""})
     d.temperature = 0.0  # 0: rates as they are; T > 0: each times the task's rows ** (1 / T)
+    # Of several values of a category the first one decides how often a row is drawn.
     d.upsample = ConfigDict()  # category -> {value: factor}: how often its rows are drawn
     d.least_share = ConfigDict()  # category -> share that its rare values are brought up to
     d.most_upsampling = 20.0  # least_share draws no row more often than so many times another
     d.share = 1.0  # use this share of the rows, chosen by a hash of their id
-    d.tokenizer = "train"  # train | bytes | path of a SentencePiece model or a saved tokenizer
-    d.vocab_size = 8192  # pieces, where it is trained
+    # train (SentencePiece unigram) | train_bpe (byte-level BPE) | pretrained (that of init_from) |
+    # bytes | path of a Hugging Face folder, a SentencePiece model or a saved tokenizer
+    d.tokenizer = "train"
+    d.vocab_size = 8192  # tokens, where it is trained
     d.vocab_balance = 1.0  # under 1, rare values get more pieces: rows count n ** this
     d.vocab_balance_by = "lang"  # category whose values are balanced
     d.separator = "\n\n"  # stands between prompt and what follows
@@ -74,6 +84,14 @@ def get_config(arg: str = "") -> ConfigDict:
     o.scan = True  # over layers; False to debug
     o.remat = "none"  # none | dots | full: what the backward pass computes again
 
+    c.lora = ConfigDict(  # low-rank factors beside the matrices of the blocks
+        {
+            "rank": 0,  # 0: none
+            "alpha": 16.0,  # the factors' product counts alpha / rank
+            "targets": "",  # regex over paths such as layers/attention/query; "": all matrices
+        }
+    )
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that are left
 
     c.train = t = ConfigDict()
@@ -81,6 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
     t.batch = 32  # B, sequences of a global batch
     t.too_long = "reject"  # reject | truncate_completion | split: rows that do not fit
     t.epochs = 2
+    t.trainable = ""  # regex over parameter paths; "": all, or LoRA's factors where lora.rank > 0
     t.optimizer = "adamw"  # adamw | muon
     t.learning_rate = 2.5e-4
     t.final_learning_rate = 1.25e-4

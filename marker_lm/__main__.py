@@ -14,6 +14,7 @@ VERBS = {
     "decode": "answer prompts from a file, with markers as levers",
     "score": "log-likelihoods of completions, posteriors over a category's values",
     "evaluate": "measure trained arms on held-out rows",
+    "convert": "Hugging Face folders and GGUF files in, trained models out",
     "report": "write the HTML report of an evaluation",
     "demo": "the whole loop on the embedded Atlas: data, training, evaluation, report",
 }

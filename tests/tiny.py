@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 
 from configs import default
 from marker_lm.data.cache import Cache
-from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.example import parse_row
 from marker_lm.data.spans import Spans, value_number
-from marker_lm.data.tokenizer import ByteTokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import reserved_tokens
+from tests.cache_files import write_cache
 
 TAXONOMY = """\
 name: tiny

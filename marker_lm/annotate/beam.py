@@ -26,12 +26,13 @@ from marker_lm.annotate.learning import (
     merge_schema,
     with_schema,
 )
-from marker_lm.annotate.output import OutputFolder, ShardWriter, write_whole
+from marker_lm.annotate.output import OutputFolder, ShardWriter
 from marker_lm.annotate.pipeline import finish
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Annotated, Job, Worker
 from marker_lm.data.blocks import Block
+from marker_lm.data.whole_files import write_whole
 
 try:
     import apache_beam as beam

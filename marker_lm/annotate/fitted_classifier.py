@@ -12,6 +12,7 @@ from etils import epath
 from marker_lm.annotate.annotator import Found
 from marker_lm.annotate.text_model import TextModel
 from marker_lm.data.example import Example
+from marker_lm.data.whole_files import whole_file
 from marker_lm.markers.taxonomy import Taxonomy
 
 FILE = "classifier.npz"
@@ -79,10 +80,8 @@ class ClassifierAnnotator:
             arrays[f"{name}.bias"] = model.bias_K
         folder = epath.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{FILE}.partial"
-        with partial.open("wb") as file:
+        with whole_file(folder / FILE) as path, path.open("wb") as file:
             np.savez(file, **arrays)
-        partial.replace(folder / FILE)
 
 
 def load(

@@ -5,12 +5,13 @@ import pickle
 from collections.abc import Mapping
 
 from marker_lm.annotate.annotator import Learner
-from marker_lm.annotate.output import FileProgress, OutputFolder, write_whole
+from marker_lm.annotate.output import FileProgress, OutputFolder
 from marker_lm.annotate.plan import Plan
 from marker_lm.annotate.pool import map_blocks
 from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Job
 from marker_lm.data.seen import SeenIds
+from marker_lm.data.whole_files import write_whole
 
 # In the working folder: the job after this pass, and what it found of each block on its way.
 LEARNED = "learned.pickle"

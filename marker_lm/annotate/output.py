@@ -27,6 +27,7 @@ from marker_lm.annotate.work import Annotated, Job, Reject
 from marker_lm.data.blocks import Block
 from marker_lm.data.example import INFO_FIELD, MarkerInfo, lookup
 from marker_lm.data.sources import repeated_id
+from marker_lm.data.whole_files import write_whole
 from marker_lm.progress import Progress
 
 FORMATS = ("jsonl", "jsonl.gz", "parquet")
@@ -147,13 +148,6 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         raise AnnotateError(
             f"{path} is damaged ({error}); remove the folder {path.parent} and annotate again"
         ) from None
-
-
-def write_whole(path: epath.Path, data: bytes) -> None:
-    """Writes a file that appears under its name when it is whole."""
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 class ShardWriter:

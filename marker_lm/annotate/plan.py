@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from ml_collections import ConfigDict
 
 from marker_lm.annotate.output import FORMATS, shard_name, sizes
-from marker_lm.annotate.pool import count_workers
 from marker_lm.annotate.registry import MODULES, ONE_PROCESS, AnnotateError, choose
 from marker_lm.annotate.work import Job, Worker
 from marker_lm.data.blocks import Block, is_parquet, read_blocks
 from marker_lm.data.example import RowFormat
+from marker_lm.data.processes import count_workers
 from marker_lm.data.sources import find_files
 from marker_lm.markers.category import mend
 from marker_lm.markers.taxonomy import load_taxonomy

@@ -1,31 +1,16 @@
-"""Blocks through processes: one reader, results in the order of the blocks."""
+"""Blocks through the annotators, in this process or in several."""
 
-import collections
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from marker_lm.annotate.registry import AnnotateError
 from marker_lm.annotate.work import Job, Worker
-
-_worker: Worker | None = None  # of this process
-
-
-def _begin(job: Job) -> None:
-    global _worker
-    _worker = Worker(job)
+from marker_lm.data.processes import map_in_processes
 
 
-def _do(method: str, args: tuple) -> Any:
-    return getattr(_worker, method)(*args)
-
-
-def count_workers(asked: int) -> int:
-    """Processes to use: what was asked for, or one a core that this process may run on."""
-    return asked if asked > 0 else len(os.sched_getaffinity(0))
+def _method(job: Job, name: str) -> Callable[..., Any]:
+    return getattr(Worker(job), name)
 
 
 def map_blocks(
@@ -45,23 +30,9 @@ def map_blocks(
         finally:
             worker.close()
         return
-    # A fork would copy the locks of threads that other libraries have started.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(job,))
-    waiting: collections.deque = collections.deque()
-    try:
-        for args in calls:
-            waiting.append((args, pool.submit(_do, method, args)))
-            if len(waiting) > 2 * workers:
-                args, future = waiting.popleft()
-                yield args, future.result()
-        while waiting:
-            args, future = waiting.popleft()
-            yield args, future.result()
-    except BrokenProcessPool:
-        raise AnnotateError(
-            "a worker process has ended (killed, or out of memory?); the same command goes on "
-            "from the last whole shard, with fewer --config.workers if memory is short"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    lost = AnnotateError(
+        "a worker process has ended (killed, or out of memory?); the same command goes on from the "
+        "last whole shard, with fewer --config.workers if memory is short"
+    )
+    make = functools.partial(_method, job, method)
+    yield from map_in_processes(make, calls, workers, ahead=2, lost=lost)

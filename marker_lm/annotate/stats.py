@@ -1,11 +1,9 @@
 """Statistics of a config's rows before training: one pass, blocks counted side by side."""
 
-import concurrent.futures
 import datetime
+import functools
 import itertools
-import multiprocessing
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,9 +14,12 @@ from marker_lm.annotate import duplicates, long_tail, strata, tally
 from marker_lm.annotate.sketches import sketch
 from marker_lm.annotate.token_costs import token_costs
 from marker_lm.data.inputs import SPLITS, examples
+from marker_lm.data.processes import map_in_processes
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
-from marker_lm.data.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.markers.template import TEMPLATES
@@ -27,10 +28,6 @@ BLOCK = 512  # rows that travel to a process together
 GROUPS = 12  # largest groups of near duplicates that are listed
 PAIRS = 12  # surprising pairs of either sign for two categories
 _SECONDS = 10.0  # between two lines about the progress
-
-# Of the process that counts: set once, since sending it with every block would be slow.
-_ruler: tally.Ruler | None = None
-_sketching = True
 
 
 def make_statistics(
@@ -91,19 +88,19 @@ def make_statistics(
 def find_tokenizer(config: ConfigDict, data: epath.PathLike) -> tuple[Tokenizer, str]:
     """The tokenizer of a run, and in which unit it counts, in words.
 
-    One that the config names by its path comes first, then the one that `prepare` trained; bytes
-    stand in for one that is still to be trained.
+    One that the config names by its path comes first, then the one that `prepare` trained or took
+    from the pretrained model; bytes stand in before that.
     """
     if config.data.tokenizer == "bytes":
         return ByteTokenizer(), "tokens of the byte tokenizer"
-    if config.data.tokenizer != "train":
+    if config.data.tokenizer not in (*TRAINERS, "pretrained"):
         return load_tokenizer(config.data.tokenizer), f"tokens of {config.data.tokenizer}"
     folder = epath.Path(data) / "tokenizer"
     if folder.exists():
         return load_tokenizer(folder), f"tokens of {folder}"
     return (
         ByteTokenizer(),
-        "bytes: the tokenizer is not trained yet; `marker-lm prepare` first counts real tokens",
+        "bytes: the tokenizer is not there yet; `marker-lm prepare` first counts real tokens",
     )
 
 
@@ -132,45 +129,33 @@ def _blocks(config, taxonomy, splits, read) -> Iterator[tuple[str, list[tally.Ro
         read[split]["rejects"] = rejects.summary()
 
 
-def _start(ruler: tally.Ruler, sketching: bool) -> None:
-    global _ruler, _sketching
-    _ruler, _sketching = ruler, sketching
+def _counter(ruler: tally.Ruler, sketching: bool) -> Callable[..., Any]:
+    def count(split: str, block: list[tally.Row]):
+        return tally.count(block, ruler), sketch(block) if sketching else None
 
-
-def _count_block(block: list[tally.Row]):
-    return tally.count(block, _ruler), sketch(block) if _sketching else None
+    return count
 
 
 def _count_all(blocks: Iterable, ruler, search: bool, workers: int, log) -> Iterator:
     """(split, (Tally, Sketches or None)) of each block, in the order of the blocks."""
     began = shown = time.monotonic()
     rows = 0
+    make = functools.partial(_counter, ruler, search)
     if workers:
-        results = _in_processes(blocks, ruler, search, workers)
+        lost = ValueError(
+            "a process that counted has ended (killed, or out of memory?); run the same command "
+            "again, with fewer --workers if memory is short"
+        )
+        results = map_in_processes(make, blocks, workers, ahead=4, lost=lost)
     else:
-        _start(ruler, search)
-        results = ((split, _count_block(block)) for split, block in blocks)
-    for split, result in results:
+        count = make()
+        results = ((call, count(*call)) for call in blocks)
+    for (split, _), result in results:
         yield split, result
         rows += result[0].rows
         if time.monotonic() - shown > _SECONDS:
             shown = time.monotonic()
             log(f"{rows} rows, {rows / (shown - began):,.0f} a second")
-
-
-def _in_processes(blocks: Iterable, ruler, search: bool, workers: int) -> Iterator:
-    # Not forked: a thread of another library might hold a lock that nobody would ever release.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (ruler, search)) as pool:
-        waiting: deque = deque()
-        for split, block in blocks:
-            waiting.append((split, pool.submit(_count_block, block)))
-            # Reading runs only so far ahead: memory must not grow with the number of rows.
-            if len(waiting) > 4 * workers:
-                split, future = waiting.popleft()
-                yield split, future.result()
-        for split, future in waiting:
-            yield split, future.result()
 
 
 def _costs(config, taxonomy, tokenizer, codecs, train: tally.Tally) -> dict[str, Any]:

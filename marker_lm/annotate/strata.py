@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from marker_lm.annotate.long_tail import head_and_tail, shares
+from marker_lm.data.whole_files import write_whole
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
 FORMAT = 1
@@ -154,9 +155,7 @@ def freeze(strata: Mapping[str, Any], path: epath.PathLike) -> bool:
             )
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / (path.name + ".partial")
-    partial.write_text(json.dumps(strata, indent=1, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(strata, indent=1, ensure_ascii=False) + "\n").encode())
     return True
 
 

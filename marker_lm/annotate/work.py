@@ -196,7 +196,7 @@ class Worker:
         left_out = +left_out
         if len(self._unknown) < _KNOWN:
             self._unknown.update(left_out)
-        return parsed, left_out, untrusted
+        return [(number, row, _of_one_answer(e)) for number, row, e in parsed], left_out, untrusted
 
     def _encode(self, row: dict[str, Any], example: Example) -> Any:
         whole = annotated_row(row, example, self.job.row_format)
@@ -206,6 +206,20 @@ class Worker:
         from marker_lm.annotate.columns import encode_table
 
         return encode_table(rows, self.job.schema)
+
+
+def _of_one_answer(example: Example | RowError) -> Example | RowError:
+    """Refuses a conversation of several answers: what is found in one would be said of all."""
+    if isinstance(example, RowError):
+        return example
+    answers = sum(message["role"] == "assistant" for message in example.messages)
+    if answers < 2:
+        return example
+    return RowError(
+        f"the row has {answers} answers, and markers are found for one; annotate each answer as a "
+        "row of its own, then write its markers into its message",
+        "several answers",
+    )
 
 
 def encode_line(row: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """Answers prompts with a trained model; markers are levers.
 
-PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]};
+PROMPTS is a JSONL file of rows {"prompt": ..., "markers": {category: value}, "ban": [category]},
+or with "messages": [{"role", "content"}, ...] for a model that was trained with a chat template;
 the markers of a row are pinned, over those of --pin, and all other categories are the model's to
 infer. Of a category that allows several values, a row gives a list, and --pin is repeated. Each
 line of the output has the prompt, the text, the markers, which were pinned, and the probability of

@@ -21,7 +21,13 @@ def add_arguments(parser) -> None:
 def run(args) -> None:
     config = load_config(args.config, args.overrides)
     # Help and slips in the config should not wait for what takes seconds to import.
+    from marker_lm.convert.checkpoint import config_tokenizer
     from marker_lm.data.prepare import prepare
     from marker_lm.data.setup import data_folder
 
-    prepare(config, data_folder(config, args.workdir), beam=args.rest if args.beam else None)
+    prepare(
+        config,
+        data_folder(config, args.workdir),
+        beam=args.rest if args.beam else None,
+        pretrained=config_tokenizer(config),
+    )

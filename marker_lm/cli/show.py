@@ -30,6 +30,7 @@ def run(args) -> None:
     from etils import epath
     from rich.console import Console
 
+    from marker_lm.convert.checkpoint import config_tokenizer
     from marker_lm.data.batch_print import head_line, lines, page
     from marker_lm.data.batch_view import Reader, summary
     from marker_lm.data.cache import Cache
@@ -40,7 +41,7 @@ def run(args) -> None:
 
     folder = data_folder(config, args.workdir)
     taxonomy = load_taxonomy(config.taxonomy)
-    prepare(config, folder)
+    prepare(config, folder, pretrained=config_tokenizer(config))
     setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"))
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)

@@ -63,6 +63,7 @@ def run(args) -> None:
     from marker_lm.annotate.stats_summary import summary, terminal_tables
     from marker_lm.annotate.strata import freeze, make_strata
     from marker_lm.data.setup import data_folder
+    from marker_lm.data.whole_files import write_whole
     from marker_lm.markers.taxonomy import load_taxonomy
 
     taxonomy = load_taxonomy(config.taxonomy)
@@ -83,9 +84,7 @@ def run(args) -> None:
         "stats.html": render(stats, shlex.join(["marker-lm", *sys.argv[1:]])),
     }
     for name, content in pages.items():
-        partial = out / f"{name}.partial"
-        partial.write_bytes(content.encode("utf-8", "backslashreplace"))
-        partial.replace(out / name)
+        write_whole(out / name, content.encode("utf-8", "backslashreplace"))
     console = Console()
     for table in terminal_tables(stats):
         console.print(table)

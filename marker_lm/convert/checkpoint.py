@@ -4,11 +4,17 @@ import dataclasses
 from collections.abc import Callable
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.safetensors_file import SafetensorsSource, read_json
 from marker_lm.convert.source import TensorSource
 from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+
+# Beside the files of Hugging Face, in a folder that was exported from a run.
+TAXONOMY_FILE = "taxonomy.yaml"
+ABOUT_FILE = "marker_lm.json"
+TOKENIZER_FOLDER = "marker_lm_tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Pretrained:
       tensors: the weights.
       generation: as in generation_config.json, {} where there is none.
       load_tokenizer: reads the tokenizer.
+      about: as in marker_lm.json, {} where the model was not exported from a run.
     """
 
     path: str
@@ -28,10 +35,25 @@ class Pretrained:
     tensors: TensorSource
     generation: dict
     load_tokenizer: Callable[[], Tokenizer]
+    about: dict = dataclasses.field(default_factory=dict)
 
     def tokenizer(self) -> Tokenizer:
         """The model's own tokenizer. Raises TokenizerError or FileNotFoundError."""
         return self.load_tokenizer()
+
+
+def open_init_from(config: ConfigDict) -> Pretrained | None:
+    """The pretrained model that a training config begins from; None where it begins from nothing.
+
+    Raises ConvertError as `open_pretrained`.
+    """
+    return open_pretrained(config.init_from) if config.init_from else None
+
+
+def config_tokenizer(config: ConfigDict) -> Tokenizer | None:
+    """The pretrained model's tokenizer, where a training config asks for it; else None."""
+    pretrained = open_init_from(config) if config.data.tokenizer == "pretrained" else None
+    return pretrained and pretrained.tokenizer()
 
 
 def open_pretrained(path: epath.PathLike) -> Pretrained:
@@ -49,11 +71,14 @@ def open_pretrained(path: epath.PathLike) -> Pretrained:
             f"there is no checkpoint at '{path}'; give a Hugging Face folder (config.json and "
             "*.safetensors) or a .gguf file."
         )
-    generation = folder / "generation_config.json"
+    generation, about, own = (
+        folder / name for name in ("generation_config.json", ABOUT_FILE, TOKENIZER_FOLDER)
+    )
     return Pretrained(
         path=str(path),
         config=read_json(folder / "config.json"),
         tensors=SafetensorsSource(folder),
         generation=read_json(generation) if generation.exists() else {},
-        load_tokenizer=lambda: load_tokenizer(folder),
+        load_tokenizer=lambda: load_tokenizer(own if own.exists() else folder),
+        about=read_json(about) if about.exists() else {},
     )

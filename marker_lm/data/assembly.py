@@ -11,6 +11,10 @@ written when the layout has a completion side, even if the row has no marker, so
 never has to be guessed at decoding. Without a completion side (the baseline arm) there is no block
 at all.
 
+A conversation of several turns is several such sequences one after the other in one segment. Then
+bos and separator are empty, as the chat template writes all that stands around the answers, and eos
+is the token by which the template ends an answer.
+
 `parts` is this description as code. Lengths for a plan, batches for training and single sequences
 for decoding are all made from it.
 """
@@ -21,7 +25,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from marker_lm.data.spans import FlatSpans, Index, Spans, flatten_spans
+from marker_lm.data.spans import FlatSpans, Index, Spans, flatten_spans, ranges
 
 
 class Kind(enum.IntEnum):
@@ -184,12 +188,6 @@ def _gather(rows: FlatSpans, found: Sequence[Part]) -> tuple[np.ndarray, np.ndar
     kinds_R = np.tile(np.array([part.kind for part in found], np.int32), len(rows))
     ids_T = words[ranges(begin_R, length_R)]
     return ids_T, np.repeat(kinds_R, length_R), length_NxP.sum(1)
-
-
-def ranges(begin_R: np.ndarray, length_R: np.ndarray) -> np.ndarray:
-    """int64: begin, begin + 1, ... of each run, one run after the other."""
-    before_R = np.cumsum(length_R) - length_R
-    return np.repeat(begin_R - before_R, length_R) + np.arange(length_R.sum())
 
 
 def assemble(layout: Layout, spans: Spans, kept: Collection[str]) -> tuple[np.ndarray, np.ndarray]:

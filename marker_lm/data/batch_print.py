@@ -7,7 +7,7 @@ from rich.text import Text
 
 from marker_lm import markup
 from marker_lm.data.assembly import Kind
-from marker_lm.data.batch_view import Packed, Segment, Span
+from marker_lm.data.batch_view import Packed, Span, Turn
 from marker_lm.markup import Html, join, tag
 
 STYLES = {
@@ -49,14 +49,15 @@ def head_line(step: int, steps: int, batch: Mapping[str, Any], counts: Mapping[s
     weight = ", ".join(f"{name} {w:,.6g}" for name, w in counts["weight"].items() if w)
     facts = [
         f"step {step} of {steps}: {rows} sequences of {length} slots, "
-        f"{100 * counts['used'] / counts['slots']:.2f} % filled, {counts['segments']} segments",
+        f"{100 * counts['used'] / counts['slots']:.2f} % filled, {counts['segments']} segments"
+        + (f" with {counts['turns']} turns" if counts["turns"] > counts["segments"] else ""),
         f"targets: {kinds}, padding {counts['targets']['padding']:,}",
         f"loss weight: {sum(counts['weight'].values()):,.6g} ({weight or 'none'})",
     ]
     if counts["shown"] + counts["dropped"]:
         facts.append(
             f"prompt-side markers: {counts['shown']:,} shown, {counts['dropped']:,} dropped; "
-            f"{counts['bare']:,} segments show none of theirs"
+            f"{counts['bare']:,} turns show none of theirs"
         )
     if counts["faults"]:
         facts.append(f"FAULTS: {counts['faults']:,}")
@@ -75,12 +76,13 @@ def lines(row: int, packed: Packed, borders: bool = False) -> Iterator[Text]:
         yield Text(f"  segment {number}: slots {segment.first}-{segment.end - 1}", style="bold dim")
         for fault in segment.faults:
             yield Text(f"    [FAULT] {fault}", style="bold red")
-        for place, span in enumerate(segment.spans):
-            if segment.dropped and place == _dropped_at(segment):
-                yield _dropped_line(segment)
-            style = STYLES[span.kind] + (" bold" if span.weight else "")
-            line = Text(f"    {_label(span)} ", style="dim")
-            yield line.append(visible(_content(span, borders)), style=f"not dim {style}")
+        for turn in segment.turns:
+            for place, span in enumerate(turn.spans):
+                if turn.dropped and place == _dropped_at(turn):
+                    yield _dropped_line(turn)
+                style = STYLES[span.kind] + (" bold" if span.weight else "")
+                line = Text(f"    {_label(span)} ", style="dim")
+                yield line.append(visible(_content(span, borders)), style=f"not dim {style}")
     if packed.used < packed.length:
         yield Text(f"  [padding w=0 n={packed.length - packed.used}]", style=STYLES[Kind.PADDING])
 
@@ -99,15 +101,15 @@ def _content(span: Span, borders: bool) -> str:
     return _BORDER.join(span.pieces) if borders else span.text
 
 
-def _dropped_at(segment: Segment) -> int:
+def _dropped_at(turn: Turn) -> int:
     """Before which span the dropped markers would stand: the first one of the completion side."""
     prompt = (Kind.PROMPT, Kind.PROMPT_MARKERS)
-    return sum(span.kind in prompt for span in segment.spans)
+    return sum(span.kind in prompt for span in turn.spans)
 
 
-def _dropped_line(segment: Segment) -> Text:
+def _dropped_line(turn: Turn) -> Text:
     line = Text("    [dropped] ", style="dim")
-    for place, (category, value) in enumerate(segment.dropped.items()):
+    for place, (category, value) in enumerate(turn.dropped.items()):
         line.append(", " if place else "", style="not dim")
         line.append(f"{category}={value}", style="not dim red strike")
     return line
@@ -133,12 +135,13 @@ def _section(packed: Packed, borders: bool) -> Html:
         where = f"segment {number}: slots {segment.first}-{segment.end - 1}"
         inside = [tag("div", where, css="name")]
         inside += [tag("div", fault, css="fault") for fault in segment.faults]
-        for place, span in enumerate(segment.spans):
-            if segment.dropped and place == _dropped_at(segment):
-                gone = [tag("del", f"{c}={v}") for c, v in segment.dropped.items()]
-                name = tag("span", "[dropped]", css="name")
-                inside.append(tag("div", join([name, *gone], ""), css="line"))
-            inside.append(_line(span, borders))
+        for turn in segment.turns:
+            for place, span in enumerate(turn.spans):
+                if turn.dropped and place == _dropped_at(turn):
+                    gone = [tag("del", f"{c}={v}") for c, v in turn.dropped.items()]
+                    name = tag("span", "[dropped]", css="name")
+                    inside.append(tag("div", join([name, *gone], ""), css="line"))
+                inside.append(_line(span, borders))
         parts.append(tag("div", join(inside, ""), css="segment"))
     if packed.used < packed.length:
         parts.append(tag("div", f"[padding w=0 n={packed.length - packed.used}]", css="name"))

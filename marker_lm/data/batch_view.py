@@ -35,23 +35,39 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
+class Turn:
+    """One answer and what stands before it.
+
+    Attributes:
+      spans: all of its tokens.
+      shown: markers of the prompt side.
+      dropped: markers that the completion side has and dropout took from the prompt side.
+    """
+
+    spans: tuple[Span, ...]
+    shown: Mapping[str, Any]
+    dropped: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Segment:
     """One example in a sequence.
 
     Attributes:
       first, end: its slots are first <= slot < end.
-      spans: all of its tokens, one more than it has slots.
-      shown: markers of the prompt side.
-      dropped: markers that the completion side has and dropout took from the prompt side.
+      turns: one, or those of a conversation; together one token more than it has slots.
       faults: what is wrong with it, in words.
     """
 
     first: int
     end: int
-    spans: tuple[Span, ...]
-    shown: Mapping[str, Any]
-    dropped: Mapping[str, Any]
+    turns: tuple[Turn, ...]
     faults: tuple[str, ...]
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Those of all turns."""
+        return tuple(span for turn in self.turns for span in turn.spans)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +111,17 @@ class Reader:
         ids = np.concatenate([tokens[:1], targets])
         kinds = np.concatenate([[Kind.PROMPT], arrays["kinds"][first:end]])
         weights = np.concatenate([[0.0], arrays["weights"][first:end]])
+        # Kinds rise within a turn: where they fall, the next one begins.
+        edges = [0, *(np.flatnonzero(np.diff(kinds) < 0) + 1), len(ids)]
+        turns = [
+            self._turn(ids[a:b], kinds[a:b], weights[a:b], faults)
+            for a, b in zip(edges[:-1], edges[1:], strict=True)
+        ]
+        return Segment(first, end, tuple(turns), tuple(faults))
+
+    def _turn(
+        self, ids: np.ndarray, kinds: np.ndarray, weights: np.ndarray, faults: list[str]
+    ) -> Turn:
         change = (np.diff(kinds) != 0) | (np.diff(weights) != 0)
         edges = [0, *(np.flatnonzero(change) + 1), len(ids)]
         spans = [
@@ -109,7 +136,7 @@ class Reader:
         dropped = {c: whole[c] for c in side if c not in shown}
         if any(whole.get(c, value) != value for c, value in shown.items()):
             faults.append("the two sides have different values of a marker")
-        return Segment(first, end, tuple(spans), shown, dropped, tuple(faults))
+        return Turn(tuple(spans), shown, dropped)
 
     def _markers(self, ids: np.ndarray, kind: Kind, faults: list[str]) -> Mapping[str, Any]:
         if not len(ids):
@@ -150,7 +177,8 @@ class Reader:
 
     @property
     def _control(self) -> set[int | None]:
-        return {self.tokenizer.pad_id, self.tokenizer.eos_id, self.tokenizer.bos_id}
+        known = self.tokenizer
+        return {known.pad_id, known.eos_id, known.bos_id, self.layout.eos}
 
     def _decode(self, run: list[tuple[int, str]]) -> Iterator[str]:
         whole = self.tokenizer.decode([id for id, _ in run])
@@ -175,18 +203,20 @@ def summary(batch: Mapping[str, np.ndarray], sequences: Sequence[Packed]) -> dic
     Returns:
       slots, used; segments; targets: kind in lower case -> slots of that kind;
       weight: kind -> sum of its loss weights; shown, dropped: prompt-side markers;
-      bare: segments that have markers and show none on the prompt side; faults.
+      bare: turns that have markers and show none on the prompt side; turns; faults.
     """
     kinds, weights = batch["kinds"], batch["weights"]
     segments = [segment for sequence in sequences for segment in sequence.segments]
+    turns = [turn for segment in segments for turn in segment.turns]
     return {
         "slots": kinds.size,
         "used": sum(sequence.used for sequence in sequences),
         "segments": len(segments),
+        "turns": len(turns),
         "targets": {kind.name.lower(): int((kinds == kind).sum()) for kind in Kind},
         "weight": {kind.name.lower(): float(weights[kinds == kind].sum()) for kind in Kind},
-        "shown": sum(len(segment.shown) for segment in segments),
-        "dropped": sum(len(segment.dropped) for segment in segments),
-        "bare": sum(bool(segment.dropped) and not segment.shown for segment in segments),
+        "shown": sum(len(turn.shown) for turn in turns),
+        "dropped": sum(len(turn.dropped) for turn in turns),
+        "bare": sum(bool(turn.dropped) and not turn.shown for turn in turns),
         "faults": sum(len(segment.faults) for segment in segments),
     }

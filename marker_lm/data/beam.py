@@ -65,7 +65,9 @@ class BeamJob:
     def parse(self, block: Block, *counters: Counter) -> list[tuple[int, Any, Example | RowError]]:
         """The rows of one block, as `parse_block` gives them."""
         taxonomy = self.shards.taxonomy
-        return parse_block(block, taxonomy, self.row_format, self.max_line_bytes, *counters)
+        counters = counters or (None, None)
+        chat = self.shards.chat
+        return parse_block(block, taxonomy, self.row_format, self.max_line_bytes, *counters, chat)
 
 
 def write_shards_with_beam(

@@ -8,12 +8,8 @@ manifest, when all shards are there.
 import contextlib
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from etils import epath
 
 from marker_lm.data.cache import READ_OPTIONS, VERSION, CacheError, is_remote
-from marker_lm.data.spans import Index, Spans, build_index, encode_record, join_indexes
+from marker_lm.data.index_file import join_columns
+from marker_lm.data.spans import Index, Spans, build_index, encode_record
+from marker_lm.data.whole_files import whole_file
 
 ROWS_PER_SHARD = 8_192
 _WRITE_OPTIONS = "group_size:1,zstd:3"  # one record a group: a plan reads rows in random order
@@ -62,8 +60,11 @@ class CacheWriter:
         shard = self.work / shard_name(number)
         return key == self.key and shard.exists() and shard.stat().length == size
 
-    def write_shard(self, number: int, rows: Sequence[Spans]) -> None:
+    def write_shard(self, number: int, rows: Sequence[Spans], changed: Sequence[str] = ()) -> None:
         """Writes one shard and its part of the index.
+
+        Args:
+          changed: ids of the rows whose texts the tokenizer does not give back.
 
         Raises:
           CacheError: the file system takes no more.
@@ -82,35 +83,43 @@ class CacheWriter:
             reader.close()
             size = file.stat().st_size
         with _put(self.work / _part_name(number)) as file, file.open("wb") as out:
-            np.savez(out, key=np.array(self.key), bytes=np.array(size), **index.columns())
+            apart = sum(one.apart for one in rows)
+            facts = {"key": self.key, "bytes": size, "apart": apart}
+            facts["changed"] = np.array(changed, np.str_)
+            np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Joins the first `shards` shards to a cache, in place of one of the same name.
 
-        Returns its manifest, which has `manifest` in it.
+        Returns its manifest, which has `manifest` in it. No more than one shard's part of the index
+        is in memory.
         """
         if not shards:
             raise CacheError("there are no rows to write; see the rejects file")
-        index, sizes = self._join_parts(shards)
+        if is_remote(self.folder):
+            (self.work / "manifest.json").unlink(missing_ok=True)
+        files: list[dict[str, Any]] = []
+        tokens: Counter[str] = Counter()
+        chat: Counter[str] = Counter()
+        changed: list[str] = []
+        with _put(self.work / "index.npz") as file:
+            parts = self._parts(shards, files, tokens, chat, changed)
+            join_columns(parts, file, missing={"begins_N": True})
+        if "chat" in manifest:
+            manifest = {**manifest, "chat": {**manifest["chat"], **chat}}
         manifest = {
             **manifest,
             "version": VERSION,
-            "categories": list(index.categories),
-            "rows": len(index),
-            "tokens": _token_counts(index),
-            "shards": [
-                {"file": shard_name(number), "rows": rows, "bytes": size}
-                for number, (rows, size) in enumerate(sizes)
-            ],
+            "categories": list(self.categories),
+            "rows": sum(shard["rows"] for shard in files),
+            "tokens": dict(tokens),
+            "changed": {"rows": len(changed), "first": changed[:5]},
+            "shards": files,
         }
-        if is_remote(self.folder):
-            (self.work / "manifest.json").unlink(missing_ok=True)
-        wanted = {shard["file"] for shard in manifest["shards"]}
+        wanted = {"index.npz", *(shard["file"] for shard in files)}
         for path in self.work.iterdir():
             if path.name not in wanted:
                 path.rmtree() if path.is_dir() else path.unlink()
-        with _put(self.work / "index.npz") as file, file.open("wb") as out:
-            np.savez(out, **index.columns())
         with _put(self.work / "manifest.json") as file:
             file.write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         if not is_remote(self.folder):
@@ -120,74 +129,40 @@ class CacheWriter:
             self.work.rename(final)
         return manifest
 
-    def discard(self) -> None:
-        """Removes the shards of a cache that is not to be finished."""
-        if self.work.exists():
-            self.work.rmtree()
-
-    def _join_parts(self, shards: int) -> tuple[Index, list[tuple[int, int]]]:
-        """The index of all shards, and rows and bytes of each."""
-        parts, sizes = [], []
+    def _parts(
+        self,
+        shards: int,
+        files: list[dict[str, Any]],
+        tokens: Counter[str],
+        chat: Counter[str],
+        changed: list[str],
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The columns of each part of the index; adds to the others what it holds."""
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
+            apart = int(columns.pop("apart"))
+            changed += columns.pop("changed").tolist()
             del columns["key"]
-            parts.append(Index(self.categories, **columns))
-            sizes.append((len(parts[-1]), size))
-        return join_indexes(parts), sizes
-
-
-def write_cache(
-    spans: Iterable[Spans],
-    folder: epath.PathLike,
-    manifest: Mapping[str, Any],
-    *,
-    finish: Callable[[], Mapping[str, Any]] | None = None,
-    rows_per_shard: int = ROWS_PER_SHARD,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Writes a cache as a stream, in this process, and returns its manifest.
-
-    Args:
-      manifest: what is to be known of the cache; `categories` is needed.
-      finish: called after the last row, for entries that are known only then, such as rejects.
-      rows_per_shard: rows in a shard file.
-      overwrite: replaces a cache that is there; else that is a CacheError.
-    """
-    folder = epath.Path(folder)
-    if folder.exists() and not overwrite and any(folder.iterdir()):
-        raise CacheError(f"{folder} is there already; remove it or choose another folder")
-    writer = CacheWriter(os.fspath(folder), uuid.uuid4().hex, tuple(manifest["categories"]))
-    rows, shards = iter(spans), 0
-    try:
-        while block := list(islice(rows, rows_per_shard)):
-            writer.write_shard(shards, block)
-            shards += 1
-        return writer.finish(shards, {**manifest, **(finish() if finish else {})})
-    except BaseException:
-        writer.discard()
-        raise
+            index = Index(self.categories, **columns)
+            files.append({"file": shard_name(number), "rows": len(index), "bytes": size})
+            tokens.update(_token_counts(index))
+            chat.update({"conversations": len(index.first_U), "tokenized_apart": apart})
+            yield index.columns()
 
 
 @contextlib.contextmanager
 def _put(target: epath.Path) -> Iterator[Path]:
-    """A local file to write to, which becomes `target` when the block ends well."""
-    beside = None if is_remote(target) else os.fspath(target.parent)
-    folder = Path(tempfile.mkdtemp(prefix=".writing.", dir=beside))
+    """`whole_file` with an error of one sentence."""
     try:
-        yield folder / target.name
-        if is_remote(target):
-            epath.Path(folder / target.name).copy(target, overwrite=True)
-        else:
-            os.replace(folder / target.name, target)
+        with whole_file(target) as file:
+            yield file
     except (OSError, RuntimeError, ValueError) as error:
         raise CacheError(
             f"{target} could not be written ({' '.join(str(error).split())}); see that there is "
             "room, then run the same command again"
         ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def shard_name(number: int) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from marker_lm.data.chat import Chat, ChatError, Turn, check_messages
 from marker_lm.markers.category import is_absent, mend
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
@@ -37,6 +38,9 @@ class Example:
     markers: category -> canonical value, in the order of the taxonomy
     extra: all other fields of the row, kept for evaluation
     marker_info: category -> where its marker comes from, for each of `markers`
+    messages: of a row that has them; then `prompt` is the last text of the user, and `completion`
+      and `markers` are those of the last answer
+    turns: every answer with what stands before it, as the chat template writes it; () without one
     """
 
     id: str
@@ -45,6 +49,8 @@ class Example:
     markers: dict[str, Any]
     extra: dict[str, Any]
     marker_info: dict[str, MarkerInfo] = dataclasses.field(default_factory=dict)
+    messages: Sequence[Mapping[str, Any]] = ()
+    turns: Sequence[Turn] = ()
 
 
 class RowError(ValueError):
@@ -66,6 +72,9 @@ class RowFormat:
     prompt, completion: a field path ('output', 'turns[0].text'), or several, whose texts are
       joined by a blank line; absent and blank ones of several are skipped
     markers: the field that holds a mapping category -> value, or a mapping category -> field path
+    messages: the field with a list of {"role", "content"}, in rows that have it instead of prompt
+      and completion; a message of the role 'assistant' may have `markers` of its own, and those of
+      the row hold for every answer that does not name the category itself
     id: the field with the row's name; a row without it is named 'file:line'
     value_maps: category -> {value in the row: value of the taxonomy}; others stay as they are
     cut_at: category -> text; of a value such as 'Trivia -> music' only what stands before it counts
@@ -83,6 +92,7 @@ class RowFormat:
     prompt: str | tuple[str, ...] = "prompt"
     completion: str | tuple[str, ...] = "completion"
     markers: str | Mapping[str, str] = "markers"
+    messages: str = "messages"
     id: str = "id"
     value_maps: Mapping[str, Mapping[Any, Any]] = dataclasses.field(default_factory=dict)
     cut_at: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -144,6 +154,7 @@ def parse_row(
     line_id: str = "row",
     left_out: Counter[str] | None = None,
     untrusted: Counter[str] | None = None,
+    chat: Chat | None = None,
 ) -> Example:
     """Validates one decoded row.
 
@@ -152,24 +163,74 @@ def parse_row(
       line_id: the row's name when it has no id, 'file:line'.
       left_out: counts "category='value'" of markers left out under unknown_values='leave_out'.
       untrusted: counts categories of markers left out under `trust`.
+      chat: writes the turns of the example.
     Raises:
       RowError with a one-sentence reason.
     """
     row_format = fields if isinstance(fields, RowFormat) else RowFormat.from_config(fields or {})
     if not isinstance(row, Mapping):
         raise RowError(f"the row is a {_json_type(row)}, not an object", "not an object")
-    prompt = _text(row, row_format.prompt, "prompt")
-    completion = _text(row, row_format.completion, "completion")
     name = _row_id(row, row_format.id, line_id)
-    markers, info = _markers(row, row_format, taxonomy, left_out)
-    if row_format.trust:
-        _drop_untrusted(markers, info, row_format.trust, untrusted)
-    used = {row_format.id, INFO_FIELD}
+    used = {row_format.id, row_format.messages, INFO_FIELD}
     for paths in (row_format.prompt, row_format.completion, row_format.markers):
         if not isinstance(paths, Mapping):
             used.update([paths] if isinstance(paths, str) else paths)
     extra = {key: value for key, value in row.items() if key not in used}
-    return Example(name, prompt, completion, markers, extra, info)
+    try:
+        if row_format.messages and lookup(row, row_format.messages) is not None:
+            example = _conversation(row, row_format, taxonomy, left_out, untrusted, chat)
+        else:
+            prompt = _text(row, row_format.prompt, "prompt")
+            completion = _text(row, row_format.completion, "completion")
+            markers, info = _markers(row, row_format, taxonomy, left_out, untrusted)
+            example = Example("", prompt, completion, markers, {}, info)
+            if chat is not None:
+                [turn] = chat.turns(chat.plain(prompt, completion))
+                example.turns = (dataclasses.replace(turn, markers=markers),)
+    except ChatError as error:
+        raise RowError(str(error), error.kind) from None
+    example.id, example.extra = name, extra
+    return example
+
+
+def _conversation(
+    row: Mapping,
+    row_format: RowFormat,
+    taxonomy: Taxonomy,
+    left_out: Counter[str] | None,
+    untrusted: Counter[str] | None,
+    chat: Chat | None,
+) -> Example:
+    """The Example of a row that has messages, but for its id and extra."""
+    for what in ("prompt", "completion"):
+        paths = getattr(row_format, what)
+        for path in (paths,) if isinstance(paths, str) else paths:
+            if lookup(row, path) is not None:
+                raise RowError(
+                    f"the row has messages (field '{row_format.messages}') and a {what} (field "
+                    f"'{path}'); leave one of the two out",
+                    "messages and a prompt",
+                )
+    messages = check_messages(lookup(row, row_format.messages))
+    found = []
+    for number, message in enumerate(messages, 1):
+        _check_unicode(message["content"], f"message {number}")
+        if message["role"] != "assistant":
+            continue
+        own = message.get("markers", {})
+        try:
+            found.append(_markers(row, row_format, taxonomy, left_out, untrusted, own))
+        except RowError as error:
+            raise RowError(f"message {number}: {error}", error.kind) from None
+    asked = [m["content"] for m in messages if m["role"] == "user"] or [messages[0]["content"]]
+    example = Example("", asked[-1], messages[-1]["content"], found[-1][0], {}, found[-1][1])
+    example.messages = messages
+    if chat is not None:
+        example.turns = [
+            dataclasses.replace(turn, markers=markers)
+            for turn, (markers, _) in zip(chat.turns(messages), found, strict=True)
+        ]
+    return example
 
 
 def lookup(row: Any, path: str, default: Any = None) -> Any:
@@ -252,8 +313,14 @@ def _row_id(row: Mapping, field: str, line_id: str) -> str:
 
 
 def _markers(
-    row: Mapping, row_format: RowFormat, taxonomy: Taxonomy, left_out: Counter[str] | None
+    row: Mapping,
+    row_format: RowFormat,
+    taxonomy: Taxonomy,
+    left_out: Counter[str] | None,
+    untrusted: Counter[str] | None,
+    own: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, MarkerInfo]]:
+    """Canonical markers of a row and where they come from; `own` of a message go first."""
     given = {}
     if isinstance(row_format.markers, str):
         origin = MarkerInfo("row")
@@ -271,6 +338,9 @@ def _markers(
         found = {c: lookup(row, path) for c, path in row_format.markers.items()}
     found = {c: v for c, v in found.items() if not is_absent(v)}
     info = {c: given.get(c, origin) for c in found}
+    for category, value in (own or {}).items():
+        if not is_absent(value):
+            found[category], info[category] = value, MarkerInfo("row")
     for category, value in row_format.defaults.items():
         if category not in found:
             found[category], info[category] = value, MarkerInfo("default")
@@ -287,7 +357,10 @@ def _markers(
             checked[category] = value
     fill_buckets(checked, info, taxonomy)
     order = [category for category in taxonomy.categories if category in checked]
-    return {c: checked[c] for c in order}, {c: info[c] for c in order}
+    markers, info = {c: checked[c] for c in order}, {c: info[c] for c in order}
+    if row_format.trust:
+        _drop_untrusted(markers, info, row_format.trust, untrusted)
+    return markers, info
 
 
 def _marker(

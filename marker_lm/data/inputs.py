@@ -11,11 +11,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.data.cache import is_remote
+from marker_lm.data.chat import Chat, template_text
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 
@@ -33,11 +35,19 @@ _NOT_IN_KEY = (
 
 
 def examples(
-    config: ConfigDict, task: str, split: str, taxonomy: Taxonomy, rejects: Rejects | None = None
+    config: ConfigDict,
+    task: str,
+    split: str,
+    taxonomy: Taxonomy,
+    rejects: Rejects | None = None,
+    chat: Chat | None = None,
 ) -> Iterator[Example]:
-    """The checked rows of one task and split, cut to `data.share` of them by a hash of the id."""
+    """The checked rows of one task and split, cut to `data.share` of them by a hash of the id.
+
+    They have the turns that `chat` writes, where one is given.
+    """
     read = _tfds_examples if config.data.tasks[task].get("tfds") else _file_examples
-    for example in read(config, task, split, taxonomy, rejects):
+    for example in read(config, task, split, taxonomy, rejects, chat):
         if in_share(example.id, config.data.share):
             yield example
 
@@ -47,17 +57,18 @@ def in_share(name: str, share: float) -> bool:
     return hash_ids([name])[0] / 2**64 < share
 
 
-def _file_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
+def _file_examples(config, task, split, taxonomy, rejects, chat) -> Iterator[Example]:
     return read_examples(
         config.data.tasks[task][split],
         taxonomy,
         RowFormat.from_config(config.data.rows),
         rejects,
         config.data.max_line_bytes,
+        chat,
     )
 
 
-def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
+def _tfds_examples(config, task, split, taxonomy, rejects, chat) -> Iterator[Example]:
     """Rows of a TFDS split under the same rules as rows of files."""
     from marker_lm.data.tasks import tfds_rows
 
@@ -65,12 +76,12 @@ def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
     row_format.check(taxonomy)
     name, split_name = config.data.tasks[task].tfds, config.data.tasks[task][split]
     seen = SeenIds()
-    counters = () if rejects is None else (rejects.left_out, rejects.untrusted)
+    counters = (None, None) if rejects is None else (rejects.left_out, rejects.untrusted)
     rows = tfds_rows(name, split_name, config.data.tfds_folder)
     for number, row in enumerate(rows, 1):
         line_id = f"{name}:{split_name}:{number}"
         try:
-            example = parse_row(row, taxonomy, row_format, line_id, *counters)
+            example = parse_row(row, taxonomy, row_format, line_id, *counters, chat)
             if not seen.add(hash_ids([example.id]))[0]:
                 raise repeated_id(example.id, row)
         except RowError as error:
@@ -83,26 +94,52 @@ def _tfds_examples(config, task, split, taxonomy, rejects) -> Iterator[Example]:
         yield example
 
 
-def data_key(config: ConfigDict, taxonomy: Taxonomy, files: dict | None = None) -> str:
+def data_key(
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    files: dict | None = None,
+    pretrained: Tokenizer | None = None,
+) -> str:
     """16 hex digits: a hash of all that the caches depend on.
 
     That is the taxonomy, the template, the settings of the data, the tokenizer where one is named,
-    and every byte of the files; a TFDS task counts by its name and split, so name its version.
+    the text of the chat template, and every byte of the files; a TFDS task counts by its name and
+    split, so name its version.
 
     Args:
       files: facts of the files, from `file_facts`; found anew when None.
+      pretrained: the tokenizer of the pretrained model, where the config asks for that.
     """
     data = config.data.to_dict()
     for key in _NOT_IN_KEY:
         data.pop(key)
-    if data["tokenizer"] != "train":
-        data["tokenizer"] = load_tokenizer(data["tokenizer"]).hash
+    tokenizer = None
+    if data["tokenizer"] not in TRAINERS:
+        tokenizer = named_tokenizer(config, pretrained)
+        data["tokenizer"] = tokenizer.hash
+    if "chat" in data:
+        data["chat"]["template"] = template_text(data["chat"]["template"], tokenizer)
     hashes = [
         [place, [[name, facts["hash"]] for name, facts in found.items()]]
         for place, found in (file_facts(config) if files is None else files).items()
     ]
     about = [taxonomy.hash, config.template, data, hashes]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def named_tokenizer(config: ConfigDict, pretrained: Tokenizer | None) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names, where it is not to be trained.
+
+    Raises TokenizerError where it is the pretrained model's and there is no such model.
+    """
+    if config.data.tokenizer != "pretrained":
+        return load_tokenizer(config.data.tokenizer)
+    if pretrained is None:
+        raise TokenizerError(
+            "data.tokenizer='pretrained' is the tokenizer of the model that init_from names, and "
+            "init_from is empty; set it, or name another tokenizer"
+        )
+    return pretrained
 
 
 def file_facts(config: ConfigDict, folder: epath.PathLike | None = None) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from marker_lm.data.assembly import Answers, Kind, Layout, assemble_rows, ranges
+from marker_lm.data.assembly import Answers, Kind, Layout, assemble_rows
 from marker_lm.data.cache import Cache
 from marker_lm.data.mixture import Mixture, make_mixture
 from marker_lm.data.plan import Pieces, Planner, PlanSummary, join_pieces, kept_markers
-from marker_lm.data.spans import FlatSpans
+from marker_lm.data.spans import FlatSpans, ranges
 from marker_lm.markers.dropout import Dropout
 
 _KEPT_PLANS = 64  # windows; older ones are planned again when they are asked for
@@ -47,8 +47,8 @@ class Batches:
 
     A batch is a dict of arrays_BxL: `tokens`, `targets`, `segment_ids` (1, 2, ... within a row; 0
     is padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32,
-    and `weights` float32. With `rows`, only that slice of the global batch is built: a host reads
-    only what its devices need.
+    and `weights` float32. All turns of a conversation are one segment. With `rows`, only that slice
+    of the global batch is built: a host reads only what its devices need.
 
     Attributes:
       cache, stream, rows: as given.
@@ -68,7 +68,7 @@ class Batches:
         self.cache, self.stream, self.rows = cache, stream, rows
         self.planner = Planner(
             index=cache.index,
-            mixture=mixture or make_mixture([len(cache)], [1.0]),
+            mixture=mixture or make_mixture([len(cache.index.first_U)], [1.0]),
             layouts=stream.plan_layouts,
             dropout=stream.dropout,
             seed=stream.seed,
@@ -134,7 +134,10 @@ class Batches:
         answers = Answers(pieces.start_P.astype(np.int64), pieces.size_P.astype(np.int64))
         ids_T, kinds_T, length_P = assemble_rows(stream.layout, spans, kept_PxC, answers)
         B = len(range(stream.batch)[self.rows])
-        batch = place(ids_T, kinds_T, length_P, row_P, B, stream.length)
+        first_S = np.flatnonzero(pieces.begins_P)  # the turns of a conversation are one segment
+        upto_P = np.concatenate([[0], np.cumsum(length_P)])
+        length_S = np.diff(upto_P[np.append(first_S, len(pieces))])
+        batch = place(ids_T, kinds_T, length_S, row_P[first_S], B, stream.length)
         batch["weights"] = self.weight_of_kind[batch["kinds"]]
         return batch
 

@@ -1,5 +1,7 @@
 """Which rows an epoch draws, and in which order: rates of tasks, rare values drawn more often.
 
+A row is a conversation here, whether it has one turn or more.
+
 A draw is a pure function of (mixture, seed, epoch, its place in the epoch), found without a list of
 the epoch's rows: any window of an epoch costs what it holds, however large the epoch is.
 """
@@ -159,9 +161,13 @@ def row_factors(
     least_share: Mapping[str, float],
     most: float,
 ) -> np.ndarray | None:
-    """float64[N]: how often each row is to be drawn, relative to the others; None for evenly.
+    """float64[U]: how often each conversation is to be drawn, relative to the others.
 
-    Factors of several categories are multiplied.
+    None for evenly. Factors of several categories are multiplied. A conversation is drawn as often
+    as the one of its turns that is to be drawn most.
+
+    Of several values of a category the first one, the main one, decides: the index has room for one
+    number, so that a plan reads no rows. `marker-lm stats` counts a row under each of its values.
 
     Args:
       index: of all rows.
@@ -192,7 +198,10 @@ def row_factors(
         factors_N *= np.append(raise_to_share(counts, share, most), 1.0)[value_N]
     if not factors_N.any():
         raise MixtureError("data.upsample gives every row the factor 0; leave some rows in")
-    return None if (factors_N == factors_N[0]).all() else factors_N
+    factors_U = factors_N
+    if index.begins_N is not None:
+        factors_U = np.maximum.reduceat(factors_N, index.first_U)
+    return None if (factors_U == factors_U[0]).all() else factors_U
 
 
 def raise_to_share(counts_V: np.ndarray, share: float, most: float) -> np.ndarray:

@@ -12,26 +12,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from marker_lm.data.assembly import Layout, ranges, sequence_lengths
+from marker_lm.data.assembly import Layout, sequence_lengths
 from marker_lm.data.mixture import Mixture, draw, epoch_draws
 from marker_lm.data.packing import pack
-from marker_lm.data.spans import Index
+from marker_lm.data.spans import Index, ranges
+from marker_lm.data.too_long import TOO_LONG, cut_too_long
 from marker_lm.markers.dropout import Dropout, keep_mask
 
 WINDOW = 262_144  # draws packed together: bounds memory, and a schedule of dropout goes by windows
 _BLOCK = 32_768  # rows whose lengths are found together: what NumPy does then stays in the cache
-TOO_LONG = ("reject", "truncate_completion", "split")
-LEAST_ROOM = 1 / 8  # of a sequence: an answer that prompt and markers leave less is not cut
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
     """Rows, or parts of them, in the order in which they stand in sequences.
 
+    The turns of a conversation stand one after the other and share a segment.
+
     rows_P: int64, cache rows.
     visits_P: int64, how often the row had been drawn before (feeds the dropout hash).
     progress_P: float64 in [0, 1), how far training is at that draw (feeds the dropout schedule).
     start_P, size_P: int32, which tokens of the answer (completion and eos) are written.
+    begins_P: bool, whether a segment begins; else the piece goes on with the one before it.
     """
 
     rows_P: np.ndarray
@@ -39,6 +41,7 @@ class Pieces:
     progress_P: np.ndarray
     start_P: np.ndarray
     size_P: np.ndarray
+    begins_P: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows_P)
@@ -63,7 +66,7 @@ class WindowPlan:
       starts: int64[S + 1].
       used_slots: tokens placed; `used_slots / (sequences * length)` is the fill.
       rejected: int64, rows too long that are left out: by policy, or because prompt and markers
-        leave the answer hardly any room.
+        leave the answer hardly any room. A conversation is named by its first row.
       truncated, split: int64, rows too long of which a part stands in a sequence, or all of it in
         several.
       cut_tokens: tokens of answers that `truncated` rows lose.
@@ -95,9 +98,7 @@ class Planner:
       seed: of shuffle and dropout.
       epochs: how many epochs the whole training takes; sets the progress of a dropout schedule.
       length: slots of a sequence.
-      too_long: what becomes of a row that does not fit, one of TOO_LONG: left out, its answer cut
-        at its end (and then not followed by eos), or its answer cut into several sequences that
-        repeat prompt and markers.
+      too_long: what becomes of a row that does not fit, one of TOO_LONG, see data.too_long.
     """
 
     index: Index
@@ -127,43 +128,51 @@ class Planner:
     def plan(self, epoch: int, window: int) -> WindowPlan:
         """The plan of one window of an epoch."""
         which = slice(window * WINDOW, (window + 1) * WINDOW)
-        rows_N, visits_N = draw(self.mixture, self.seed, epoch, which)
+        drawn_D, visits_D = draw(self.mixture, self.seed, epoch, which)
         draws = epoch_draws(self.mixture, epoch)
-        progress_N = (epoch + (which.start + np.arange(len(rows_N))) / draws) / max(self.epochs, 1)
-        head_N, answer_N = self._lengths(rows_N, visits_N, progress_N)
-        room_N = self.length + 1 - head_N  # for tokens of the answer, the last one a target only
+        progress_D = (epoch + (which.start + np.arange(len(drawn_D))) / draws) / max(self.epochs, 1)
+        rows_E, turns_D = self.index.conversations(drawn_D)
+        draw_E = np.repeat(np.arange(len(drawn_D)), turns_D)
+        visits_E, progress_E = visits_D[draw_E], progress_D[draw_E]
+        head_E, answer_E = self._lengths(rows_E, visits_E, progress_E)
+        cut = cut_too_long(head_E, answer_E, turns_D, self.length, self.too_long)
 
-        fits_N = answer_N <= room_N
-        cut_N = ~fits_N & (room_N >= LEAST_ROOM * self.length) & (self.too_long != "reject")
-        pieces_N = fits_N.astype(np.int64)
-        if self.too_long == "split":
-            pieces_N[cut_N] = -(-answer_N[cut_N] // room_N[cut_N])
-        else:
-            pieces_N[cut_N] = 1
-        draw_P = np.repeat(np.arange(len(rows_N)), pieces_N)
-        number_P = np.arange(len(draw_P)) - np.repeat(np.cumsum(pieces_N) - pieces_N, pieces_N)
-        start_P = number_P * room_N[draw_P]
-        size_P = np.minimum(room_N[draw_P], answer_N[draw_P] - start_P)
-        slots_P = head_N[draw_P] + size_P - 1
+        entry_P = np.repeat(np.arange(len(rows_E)), cut.pieces_E)
+        number_P = np.arange(len(entry_P)) - np.repeat(
+            np.cumsum(cut.pieces_E) - cut.pieces_E, cut.pieces_E
+        )
+        start_P = number_P * cut.room_E[entry_P]
+        size_P = np.minimum(cut.room_E[entry_P], answer_E[entry_P] - start_P)
+        begins_P = cut.is_first_E[entry_P]
+        # What is packed is a segment: the pieces of one conversation, or one piece.
+        first_S = np.flatnonzero(begins_P)
+        pieces_S = np.diff(first_S, append=len(entry_P))
+        upto_P = np.concatenate([[0], np.cumsum(head_E[entry_P] + size_P)])
+        slots_S = np.diff(upto_P[np.append(first_S, len(entry_P))]) - 1
 
-        order_P, starts = pack(slots_P, self.length)
-        order_P, starts = _shuffle(order_P, starts, [self.seed, 3, epoch, window])
-        draw_P = draw_P[order_P]
-        truncated = cut_N & (self.too_long == "truncate_completion")
+        order_S, starts = pack(slots_S, self.length)
+        order_S, starts = _shuffle(order_S, starts, [self.seed, 3, epoch, window])
+        order_P = ranges(first_S[order_S], pieces_S[order_S])
+        placed_P = entry_P[order_P]
+        first_rows_D = rows_E[cut.is_first_E]
         return WindowPlan(
             pieces=Pieces(
-                rows_N[draw_P],
-                visits_N[draw_P],
-                progress_N[draw_P],
+                rows_E[placed_P],
+                visits_E[placed_P],
+                progress_E[placed_P],
                 start_P[order_P].astype(np.int32),
                 size_P[order_P].astype(np.int32),
+                begins_P[order_P],
             ),
-            starts=starts,
-            used_slots=int(slots_P.sum()),
-            rejected=rows_N[~fits_N & ~cut_N],
-            truncated=rows_N[truncated],
-            split=rows_N[cut_N & ~truncated],
-            cut_tokens=int((answer_N - room_N)[truncated].sum()),
+            starts=np.concatenate([[0], np.cumsum(pieces_S[order_S])])[starts],
+            used_slots=int(slots_S.sum()),
+            rejected=first_rows_D[cut.rejected_D],
+            truncated=first_rows_D[cut.truncated_D],
+            split=first_rows_D[cut.split_D],
+            cut_tokens=int(
+                answer_E[cut.truncated_D[draw_E]].sum()
+                - size_P[cut.truncated_D[draw_E[entry_P]]].sum()
+            ),
         )
 
     def _lengths(self, rows_N, visits_N, progress_N) -> tuple[np.ndarray, np.ndarray]:

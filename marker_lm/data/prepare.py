@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from marker_lm.data.cache import CacheError, is_remote, read_manifest
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import load_chat
 from marker_lm.data.example import Example
-from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts
+from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts, named_tokenizer
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
-from marker_lm.data.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+from marker_lm.data.tokenizer_training import TRAINERS
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 
@@ -26,6 +28,7 @@ def prepare(
     folder: epath.PathLike,
     log: Callable[[str], None] = print,
     beam: Sequence[str] | None = None,
+    pretrained: Tokenizer | None = None,
 ) -> dict:
     """Writes `folder/{tokenizer,train,heldout}`, or finds that they are there already.
 
@@ -36,6 +39,7 @@ def prepare(
       folder: local or gs://.
       log: takes lines for people.
       beam: options of an Apache Beam runner that does the work; None does it here.
+      pretrained: the tokenizer of the pretrained model, for data.tokenizer='pretrained'.
 
     Returns:
       split -> manifest of its cache.
@@ -46,13 +50,16 @@ def prepare(
     if "train" not in splits:
         raise SetupError("no task names training files; set data.tasks.<name>.train.")
     files = file_facts(config, folder)
-    key = data_key(config, taxonomy, files)
+    key = data_key(config, taxonomy, files, pretrained)
 
     found = {s: _prepared(folder / s, key) for s in splits}
     if not all(found.values()):
         with _alone(folder, log):  # another process may have prepared it while this one waited
             if not all(_prepared(folder / s, key) for s in splits):
-                return _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam)
+                tokenizer = make_tokenizer(config, taxonomy, folder, log, key, pretrained)
+                return _prepare_splits(
+                    config, folder, splits, taxonomy, tokenizer, files, key, log, beam
+                )
         found = {s: read_manifest(folder / s) for s in splits}
     log(f"{folder} is prepared already for this config.")
     return found
@@ -67,8 +74,8 @@ def _prepared(folder: epath.Path, key: str) -> dict | None:
     return manifest if manifest.get("key") == key else None
 
 
-def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> dict:
-    tokenizer = make_tokenizer(config, taxonomy, folder, log, key)
+def _prepare_splits(config, folder, splits, taxonomy, tokenizer, files, key, log, beam) -> dict:
+    chat = load_chat(config.data.get("chat", {}), tokenizer)
     facts = {
         "key": key,
         "taxonomy": taxonomy.to_dict(),
@@ -77,8 +84,11 @@ def _prepare_splits(config, folder, splits, taxonomy, files, key, log, beam) -> 
         "tokenizer_hash": tokenizer.hash,
         "files": files,
     }
+    if chat is not None:
+        facts["chat"] = chat.about()
     return {
-        s: _prepare_split(config, folder, s, taxonomy, tokenizer, facts, log, beam) for s in splits
+        s: _prepare_split(config, folder, s, taxonomy, tokenizer, chat, facts, log, beam)
+        for s in splits
     }
 
 
@@ -99,21 +109,27 @@ def _alone(folder: epath.Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def make_tokenizer(
-    config: ConfigDict, taxonomy: Taxonomy, folder: epath.Path, log: Callable, key: str = ""
+    config: ConfigDict,
+    taxonomy: Taxonomy,
+    folder: epath.Path,
+    log: Callable,
+    key: str = "",
+    pretrained: Tokenizer | None = None,
 ) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names, trained on the training rows for 'train'.
+    """The tokenizer that `data.tokenizer` names, trained on the training rows if it says so.
 
     One that was trained for the same `key` before is taken from `folder`.
     """
     made_for = folder / "tokenizer" / "key"
-    if config.data.tokenizer != "train":
-        tokenizer = load_tokenizer(config.data.tokenizer)
+    if config.data.tokenizer not in TRAINERS:
+        tokenizer = named_tokenizer(config, pretrained)
     elif key and made_for.exists() and made_for.read_text() == key:
         return load_tokenizer(folder / "tokenizer")
     else:
-        log(f"training a SentencePiece vocabulary of {config.data.vocab_size} pieces ...")
+        train = TRAINERS[config.data.tokenizer]
+        log(f"training a vocabulary of {config.data.vocab_size} tokens ({train.__name__}) ...")
         texts = tokenizer_texts(config, taxonomy, folder / "rejects.train.jsonl")
-        tokenizer = train_sentencepiece(texts, config.data.vocab_size, max_texts=200_000)
+        tokenizer = train(texts, config.data.vocab_size, max_texts=200_000)
     # One of another kind would stay beside the new one.
     (folder / "tokenizer").rmtree(missing_ok=True)
     tokenizer.save(folder / "tokenizer")
@@ -136,8 +152,10 @@ def tokenizer_texts(config: ConfigDict, taxonomy, rejects_path) -> Iterator[str]
     for example in _train_examples(config, taxonomy, rejects_path):
         share = counts[example.markers.get(by)] / max(counts.values()) if counts else 1.0
         for _ in range(round(share ** (balance - 1))):
-            yield example.prompt
-            yield example.completion
+            yield from [m["content"] for m in example.messages] or [
+                example.prompt,
+                example.completion,
+            ]
             if config.template == "text":
                 yield TextTemplate().render(example.markers)
 
@@ -148,7 +166,7 @@ def _train_examples(config: ConfigDict, taxonomy, rejects_path) -> Iterator[Exam
             yield from examples(config, task, "train", taxonomy, rejects)
 
 
-def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam) -> dict:
+def _prepare_split(config, folder, split, taxonomy, tokenizer, chat, facts, log, beam) -> dict:
     before = _prepared(folder / split, facts["key"])
     if before is not None and before["tokenizer_hash"] == tokenizer.hash:
         return before
@@ -158,7 +176,7 @@ def _prepare_split(config, folder, split, taxonomy, tokenizer, facts, log, beam)
     writer = CacheWriter(
         os.fspath(folder / split), f"{facts['key']}-{tokenizer.hash}", tuple(taxonomy.categories)
     )
-    job = ShardJob(writer, taxonomy, config.template, tokenizer)
+    job = ShardJob(writer, taxonomy, config.template, tokenizer, chat)
     with rejects:  # its end may refuse the rows: before the cache gets its name
         if beam is None:
             shards, counts = _write_here(config, names, split, taxonomy, rejects, job, log)
@@ -185,7 +203,8 @@ def _write_here(config, names, split, taxonomy, rejects, job, log) -> tuple[int,
     def found() -> Iterator[ShardRows]:
         first = 0
         for name in names:
-            for block in blocks(name, examples(config, name, split, taxonomy, rejects), first):
+            rows = examples(config, name, split, taxonomy, rejects, job.chat)
+            for block in blocks(name, rows, first):
                 first = block.number + 1
                 counts[name] += len(block.examples)
                 yield block
@@ -208,11 +227,24 @@ def report_split(manifest: dict, split: str, folder: epath.Path, log: Callable) 
     bad = manifest["rejects"]
     tokens = sum(manifest["tokens"].values())
     log(f"{split}: {manifest['rows']} rows, {tokens} tokens in {folder / split}")
+    if "chat" in manifest:
+        about = manifest["chat"]
+        log(f"{split}: {about['conversations']} conversations with {manifest['rows']} answers")
+        if about["tokenized_apart"]:
+            log(
+                f"{split}: {about['tokenized_apart']} conversations have other tokens than their "
+                "text as one piece would have: answers are tokenized apart from what is around them"
+            )
     if bad["rejected"]:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in bad["kinds"].items())
         log(
             f"{split}: {bad['rejected']} of {bad['rows']} rows rejected ({kinds}), "
             f"see {folder / f'rejects.{split}.jsonl'}"
+        )
+    if changed := manifest["changed"]["rows"]:
+        log(
+            f"{split}: the tokenizer does not give the texts of {changed} rows back as they were "
+            f"(such as {', '.join(manifest['changed']['first'])}); they are trained on as changed"
         )
     for category, n in bad["left_out"].items():
         log(f"{split}: {n} values of {category} are not in the taxonomy and were left out")

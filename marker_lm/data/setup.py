@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from marker_lm.data.arms import ARMS, Arm
 from marker_lm.data.assembly import Layout, order_categories
 from marker_lm.data.cache import Cache
+from marker_lm.data.chat import Chat, load_chat
 from marker_lm.data.loader import Batches, Stream
 from marker_lm.data.mixture import make_mixture, row_factors
 from marker_lm.data.tokenizer import Tokenizer
@@ -35,6 +36,8 @@ class Setup:
       taxonomy, tokenizer, codec: as the config names them.
       layout: of this arm.
       plan_layouts: of all arms that are to share one packing plan.
+      pretrained_vocab: rows of the tables of the pretrained model; 0 without one.
+      chat: writes rows by a chat template; None for prompt, separator and completion.
     """
 
     arm: Arm
@@ -43,18 +46,28 @@ class Setup:
     codec: MarkerCodec
     layout: Layout
     plan_layouts: tuple[Layout, ...]
+    pretrained_vocab: int = 0
+    chat: Chat | None = None
 
     @property
     def vocab(self) -> int:
-        """Ids of tokenizer and markers, padded so that any usual mesh divides them."""
-        return -(-(self.tokenizer.size + self.codec.n_reserved) // 128) * 128
+        """Rows of the model's tables: ids of tokenizer and markers fit in.
+
+        That is the pretrained model's own number where they do; else padded so that any usual mesh
+        divides it.
+        """
+        ids = self.tokenizer.size + self.codec.n_reserved
+        return self.pretrained_vocab if ids <= self.pretrained_vocab else -(-ids // 128) * 128
 
 
-def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> Setup:
+def make_setup(
+    config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer, pretrained_vocab: int = 0
+) -> Setup:
     """Builds what the config's `arm`, `template` and `markers` sections describe."""
     codec = MarkerCodec(taxonomy, config.template, tokenizer)
+    chat = load_chat(config.data.get("chat", {}), tokenizer)
     layouts = {
-        name: make_layout(config, taxonomy, tokenizer, codec, find_arm(name))
+        name: make_layout(config, taxonomy, tokenizer, codec, find_arm(name), chat)
         for name in (config.arm, *config.plan_arms)
     }
     return Setup(
@@ -64,6 +77,8 @@ def make_setup(config: ConfigDict, taxonomy: Taxonomy, tokenizer: Tokenizer) -> 
         codec,
         layouts[config.arm],
         tuple(dict.fromkeys(layouts.values())),
+        pretrained_vocab,
+        chat,
     )
 
 
@@ -75,7 +90,7 @@ def find_arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def make_layout(config, taxonomy, tokenizer, codec, arm: Arm) -> Layout:
+def make_layout(config, taxonomy, tokenizer, codec, arm: Arm, chat: Chat | None = None) -> Layout:
     """The Layout of one arm."""
 
     def side(name: str, wanted: bool) -> tuple[str, ...]:
@@ -94,7 +109,7 @@ def make_layout(config, taxonomy, tokenizer, codec, arm: Arm) -> Layout:
             f"markers.prompt_side has {sorted(set(prompt_side) - set(completion_side))}, which "
             "markers.completion_side lacks; the completion side must hold all of them."
         )
-    return Layout(
+    layout = Layout(
         prompt_side=prompt_side,
         completion_side=completion_side,
         open=tuple(codec.open),
@@ -104,6 +119,10 @@ def make_layout(config, taxonomy, tokenizer, codec, arm: Arm) -> Layout:
         eos=tokenizer.eos_id,
         shuffled=arm.shuffled,
     )
+    if chat is None:
+        return layout
+    # The template writes what stands between the answers, bos too where there is one.
+    return dataclasses.replace(layout, separator=(), bos=(), eos=chat.end_id(tokenizer))
 
 
 def make_dropout(config: ConfigDict) -> Dropout:

@@ -1,25 +1,27 @@
 """Examples to the shards of a cache, through SeqIO, in one process or in several."""
 
-import collections
 import dataclasses
+import functools
 import itertools
-import multiprocessing
-import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from marker_lm.data.cache import CacheError
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
+from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
+from marker_lm.data.processes import count_workers, map_in_processes
+from marker_lm.data.spans import Spans
 from marker_lm.data.tokenizer import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy
 
 _SECONDS = 10.0  # between two lines of progress
 _being_written: dict[str, Sequence[Example]] = {}  # task -> its rows
+_opened: dict[str, tuple[Any, Iterable[Spans]]] = {}  # task -> what it was made with, its spans
 _registry = threading.Lock()  # a process has one registry of tasks; a Beam worker has many threads
 
 
@@ -40,6 +42,7 @@ class ShardJob:
     taxonomy: Taxonomy
     template: str
     tokenizer: Tokenizer
+    chat: Chat | None = None
 
     def register(self, task: str) -> None:
         """Registers the SeqIO task of this name, which gives the rows that are being written."""
@@ -50,17 +53,55 @@ class ShardJob:
 
     def write(self, block: ShardRows) -> None:
         """Tokenizes a block with its SeqIO task and writes its shard."""
-        from marker_lm.data.tasks import spans
-
         with _registry:
-            # TensorFlow never lets go of a function that it was given, so no function holds rows.
             _being_written[block.task] = block.examples
             try:
-                self.register(block.task)
-                rows = list(spans(block.task))
+                rows = list(self._spans(block.task))
             finally:
                 del _being_written[block.task]
-        self.writer.write_shard(block.number, rows)
+        if self.chat is not None:
+            turns = [example.turns for example in block.examples]
+            mark_conversations(self.chat, self.tokenizer, turns, rows)
+        changed = changed_rows(self.tokenizer, self.chat, block.examples, rows)
+        self.writer.write_shard(block.number, rows, changed)
+
+    def _spans(self, task: str) -> Iterable[Spans]:
+        """The spans of the rows that are being written, at every pass.
+
+        TensorFlow never lets go of a function that it was given: none of them holds rows, and a
+        process makes those of a task once and not for each block.
+        """
+        from marker_lm.data.tasks import spans
+
+        made_with = self.taxonomy.hash, self.template, self.tokenizer.hash
+        if task not in _opened or _opened[task][0] != made_with:
+            self.register(task)
+            _opened[task] = made_with, spans(task)
+        return _opened[task][1]
+
+
+def changed_rows(
+    tokenizer: Tokenizer, chat: Chat | None, examples: Sequence[Example], rows: Sequence[Spans]
+) -> list[str]:
+    """Ids of the rows whose texts the tokenizer does not give back, in order.
+
+    That is so of texts that hold the tokenizer's eos, and with tokenizers that normalize texts or
+    lack a character. To decode takes a fraction of the time that it takes to encode. Of a chat's
+    prompt only what is not a special token is compared: decoding leaves some of those out.
+    """
+    if tokenizer.lossless:
+        return []
+    if chat is None:
+        texts = [(example.prompt, example.completion) for example in examples]
+    else:
+        texts = [(turn.prompt, turn.completion) for one in examples for turn in one.turns]
+    special = re.compile("|".join(map(re.escape, chat.special.values())) if chat else "(?!)")
+    return [
+        row.id
+        for (prompt, completion), row in zip(texts, rows, strict=True)
+        if special.sub("", tokenizer.decode(row.prompt.tolist())) != special.sub("", prompt)
+        or tokenizer.decode(row.completion.tolist()) != completion
+    ]
 
 
 def blocks(task: str, examples: Iterable[Example], first: int, rows: int = ROWS_PER_SHARD):
@@ -102,7 +143,7 @@ def write_shards(
 
     to_write = missing()
     first = list(itertools.islice(to_write, 2))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = count_workers(workers)
     if len(first) < 2 or workers == 1:  # a process takes seconds to start
         for block in itertools.chain(first, to_write):
             job.write(block)
@@ -114,21 +155,11 @@ def write_shards(
 
 
 def _write_in_processes(job: ShardJob, to_write: Iterable[ShardRows], workers: int) -> None:
-    # A fork would copy the locks of threads that TensorFlow has started.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context)
-    running: collections.deque[Future] = collections.deque()
-    try:
-        for block in to_write:
-            running.append(pool.submit(job.write, block))
-            while len(running) > workers:
-                running.popleft().result()
-        while running:
-            running.popleft().result()
-    except BrokenProcessPool:
-        raise CacheError(
-            "a process that wrote a shard has ended (killed, or out of memory?); the same command "
-            "goes on from there, with fewer --config.data.workers if memory is short"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    lost = CacheError(
+        "a process that wrote a shard has ended (killed, or out of memory?); the same command "
+        "goes on from there, with fewer --config.data.workers if memory is short"
+    )
+    make = functools.partial(getattr, job, "write")
+    calls = ((block,) for block in to_write)
+    for _ in map_in_processes(make, calls, workers, ahead=1, lost=lost):
+        pass

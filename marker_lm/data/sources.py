@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from marker_lm.data.blocks import Block, SourceError, block_rows, read_blocks
+from marker_lm.data.chat import Chat
 from marker_lm.data.example import Example, RowError, RowFormat, parse_row
 from marker_lm.data.rejects import EXCERPT, Rejects, RejectShareError
 from marker_lm.data.seen import SeenIds
@@ -107,6 +108,7 @@ def parse_block(
     max_line_bytes: int = 1_000_000,
     left_out: Counter[str] | None = None,
     untrusted: Counter[str] | None = None,
+    chat: Chat | None = None,
 ) -> list[tuple[int, Any, Example | RowError]]:
     """(number, row, its Example or the RowError that says why there is none) of each row."""
     parsed = []
@@ -115,7 +117,7 @@ def parse_block(
             if isinstance(row, RowError):
                 raise row
             name = f"{block.name}:{number}"
-            example = parse_row(row, taxonomy, row_format, name, left_out, untrusted)
+            example = parse_row(row, taxonomy, row_format, name, left_out, untrusted, chat)
             parsed.append((number, row, example))
         except RowError as error:
             error.excerpt = error.excerpt or excerpt(row)
@@ -139,11 +141,13 @@ def read_examples(
     fields: RowFormat | Mapping[str, Any] | None = None,
     rejects: Rejects | None = None,
     max_line_bytes: int = 1_000_000,
+    chat: Chat | None = None,
 ) -> Iterator[Example]:
     """Examples of JSONL (plain or gzip) and Parquet files, in the order of the files and rows.
 
     Blank lines are skipped. A row that is wrong in itself, too long, not UTF-8, not JSON, or whose
-    id came before, goes to `rejects`, and reading goes on. Memory: 8 bytes a row, for the ids.
+    id came before, goes to `rejects`, and reading goes on. Memory hardly grows
+    with the rows (see SeenIds).
     Raises SourceError (missing, empty or damaged file), RejectShareError (by `rejects`),
     and RowError at the first bad row where `rejects` is None.
     """
@@ -154,7 +158,8 @@ def read_examples(
     untrusted = None if rejects is None else rejects.untrusted
     for name, path in find_files(paths).items():
         for block in read_blocks(name, path, max_line_bytes):
-            parsed = parse_block(block, taxonomy, row_format, max_line_bytes, left_out, untrusted)
+            counters = left_out, untrusted
+            parsed = parse_block(block, taxonomy, row_format, max_line_bytes, *counters, chat)
             good = [example.id for _, _, example in parsed if isinstance(example, Example)]
             is_first = iter(seen.add(hash_ids(good)))
             for number, row, example in parsed:

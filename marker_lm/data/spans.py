@@ -1,6 +1,7 @@
 """Token spans of examples, their length index, and the bytes of one cache record."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ class Spans:
     markers: category -> int32[length] token span; only the categories that are present,
       in the order of the taxonomy
     values: category -> `value_number` of its value; only closed categories
+    begins: whether it begins a conversation; else it is the next turn of the one before it
+    apart: of the first turn, whether the conversation's text as one piece has other tokens
     """
 
     id: str
@@ -30,6 +33,8 @@ class Spans:
     completion: np.ndarray
     markers: dict[str, np.ndarray]
     values: dict[str, int] = dataclasses.field(default_factory=dict)
+    begins: bool = True
+    apart: bool = False
 
     def tokens(self) -> int:
         """Tokens of all spans together."""
@@ -40,7 +45,8 @@ class Spans:
 class Index:
     """Lengths of every example of a cache: all that a plan needs, without reading a token.
 
-    It takes 16 + 4 C bytes a row.
+    It takes 16 + 4 C bytes a row. A conversation of several turns is as many rows, one after the
+    other; they are drawn, packed and cut together.
 
     categories: names of the columns C
     example_hash_N: uint64, `hash_ids` of the example ids
@@ -48,6 +54,7 @@ class Index:
     marker_len_NxC: int16, tokens; 0 = the example does not have this category
     value_NxC: int16, `value_number` of the value; ABSENT where the example does not have
       the category, or where it is no closed one
+    begins_N: bool, whether the row begins a conversation; None where every row does
     """
 
     categories: tuple[str, ...]
@@ -56,9 +63,33 @@ class Index:
     completion_len_N: np.ndarray
     marker_len_NxC: np.ndarray
     value_NxC: np.ndarray
+    begins_N: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.example_hash_N)
+
+    @functools.cached_property
+    def first_U(self) -> np.ndarray | range:
+        """The first row of each conversation, integers."""
+        return range(len(self)) if self.begins_N is None else np.flatnonzero(self.begins_N)
+
+    @functools.cached_property
+    def _turns_U(self) -> np.ndarray:
+        return np.diff(self.first_U, append=len(self))
+
+    def conversations(self, number_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of some conversations, and how many of them each one has.
+
+        Args:
+          number_D: int64, conversations by their place in the cache.
+
+        Returns:
+          rows_E, int64, one conversation after the other; turns_D, int64.
+        """
+        if self.begins_N is None:
+            return number_D, np.ones(len(number_D), np.int64)
+        turns_D = self._turns_U[number_D]
+        return ranges(self.first_U[number_D], turns_D), turns_D
 
     def take(self, indices: np.ndarray) -> "Index":
         """The same index for the chosen rows only, in the order given."""
@@ -67,7 +98,14 @@ class Index:
     def columns(self) -> dict[str, np.ndarray]:
         """Name -> array of each column, as they stand in a file."""
         names = [field.name for field in dataclasses.fields(self)[1:]]
-        return {name: getattr(self, name) for name in names}
+        columns = {name: getattr(self, name) for name in names}
+        return {name: column for name, column in columns.items() if column is not None}
+
+
+def ranges(begin_R: np.ndarray, length_R: np.ndarray) -> np.ndarray:
+    """int64: begin, begin + 1, ... of each run, one run after the other."""
+    before_R = np.cumsum(length_R) - length_R
+    return np.repeat(begin_R - before_R, length_R) + np.arange(length_R.sum())
 
 
 def value_number(category: Category, value: Any) -> int:
@@ -103,13 +141,8 @@ def build_index(spans: Iterable[Spans], categories: Sequence[str]) -> Index:
         np.array([len(one.completion) for one in rows], np.int32),
         marker_len_NxC,
         value_NxC,
+        None if all(one.begins for one in rows) else np.array([one.begins for one in rows], bool),
     )
-
-
-def join_indexes(parts: Sequence[Index]) -> Index:
-    """One Index of the rows of all parts, which have the same categories."""
-    columns = zip(*(part.columns().values() for part in parts), strict=True)
-    return Index(parts[0].categories, *(np.concatenate(column) for column in columns))
 
 
 def encode_record(spans: Spans, column: Mapping[str, int]) -> bytes:
@@ -129,7 +162,10 @@ def encode_record(spans: Spans, column: Mapping[str, int]) -> bytes:
 
 
 def decode_record(data: bytes, categories: Sequence[str]) -> Spans:
-    """The reverse of `encode_record`, but for `values`; arrays are read-only views of `data`."""
+    """The spans that `encode_record` wrote; arrays are read-only views of `data`.
+
+    `values`, `begins` and `apart` are not in a record.
+    """
     words = np.frombuffer(data, "<i4")
     name_size, prompt_len, completion_len, count = words[:_HEAD].tolist()
     numbers, sizes = words[_HEAD : _HEAD + 2 * count].reshape(count, 2).T.tolist()

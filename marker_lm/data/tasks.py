@@ -2,10 +2,11 @@
 
 SeqIO is the registry and the place where text becomes ids; nothing here is random and nothing is
 cut. Its shuffling, trimming, caching and packing are not used: the cache and the packing plan do
-that work, exactly and restartably.
+that work, exactly and restartably. A conversation gives one row for each of its turns.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -18,6 +19,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
+from marker_lm.data.chat import ChatError, Turn
 from marker_lm.data.example import Example
 from marker_lm.data.sources import SourceError
 from marker_lm.data.spans import ABSENT, Spans, value_number
@@ -92,9 +94,10 @@ def build_mixture(name: str, rates: Sequence[tuple[str, float]]) -> seqio.Mixtur
     return seqio.MixtureRegistry.add(name, list(rates), sample_fn=_interleave)
 
 
-def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -> Iterator[Spans]:
+def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -> Iterable[Spans]:
     """The token spans of a registered task or mixture: in order, unshuffled, uncut.
 
+    They can be gone through again; the source is read at each pass.
     A task gives each of its rows once. A mixture gives rows in proportion to its rates: until its
     first task has run out, or, with `rows`, that many, going through tasks again as needed. A row
     whose id came before (seen again, or of another task) gets '#2', '#3', ... at its id.
@@ -107,11 +110,24 @@ def spans(task_or_mixture: str, split: str = "train", rows: int | None = None) -
         num_epochs=1 if rows is None else None,
         try_in_mem_cache=False,
     )
-    categories = provider.output_features["marker_lengths"].vocabulary.categories
-    found = _rows(dataset.ragged_batch(_BATCH), categories)
-    if isinstance(provider, seqio.Mixture):
-        found = _unique_ids(found)
-    return itertools.islice(found, rows)
+    return _Passes(
+        dataset.ragged_batch(_BATCH),
+        provider.output_features["marker_lengths"].vocabulary.categories,
+        isinstance(provider, seqio.Mixture),
+        rows,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    batches: tf.data.Dataset
+    categories: Sequence[str]
+    is_mixture: bool
+    rows: int | None
+
+    def __iter__(self) -> Iterator[Spans]:
+        found = _rows(self.batches, self.categories)
+        return itertools.islice(_unique_ids(found) if self.is_mixture else found, self.rows)
 
 
 def _rows(batches: tf.data.Dataset, categories: Sequence[str]) -> Iterator[Spans]:
@@ -171,17 +187,31 @@ def _dataset(
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         with _remember_errors():
-            examples = iter(examples_fn(split))
-            while batch := list(itertools.islice(examples, _BATCH)):
+            rows = (row for example in examples_fn(split) for row in _rows_of(example))
+            while batch := list(itertools.islice(rows, _BATCH)):
                 yield {
-                    "id": _strings(example.id for example in batch),
-                    "prompt": _strings(example.prompt for example in batch),
-                    "completion": _strings(example.completion for example in batch),
-                    "markers": _strings(json.dumps(example.markers) for example in batch),
+                    "id": _strings(name for name, _ in batch),
+                    "prompt": _strings(one.prompt for _, one in batch),
+                    "completion": _strings(one.completion for _, one in batch),
+                    "markers": _strings(json.dumps(one.markers) for _, one in batch),
                 }
 
     signature = {key: tf.TensorSpec([None], tf.string) for key in _RAW}
     return tf.data.Dataset.from_generator(batches, output_signature=signature).unbatch()
+
+
+def _rows_of(example: Example) -> list[tuple[str, Example | Turn]]:
+    """The rows of a cache that an example becomes, with their ids: one, or one a turn."""
+    if not example.turns:
+        if example.messages:
+            raise ChatError(
+                f"the row '{example.id}' has messages, but data.chat.template is ''; name a "
+                "template: 'model', or the path of a Jinja file"
+            )
+        return [(example.id, example)]
+    if len(example.turns) == 1:
+        return [(example.id, example.turns[0])]
+    return [(f"{example.id}#{number}", turn) for number, turn in enumerate(example.turns, 1)]
 
 
 def _strings(texts: Iterable[str]) -> np.ndarray:

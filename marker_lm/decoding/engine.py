@@ -9,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.assembly import Layout, prompt_part
+from marker_lm.data.chat import Chat
 from marker_lm.decoding.controls import Controls, check_controls
 from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
+from marker_lm.decoding.prompts import Prompt, PromptWriter
 from marker_lm.decoding.sampling import Sampling, sample
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
+
+
+class TooLongError(ValueError):
+    """A row that is longer than the sequences that the model was made for. One sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Engine:
     Args:
       params: parameters on the mesh.
       config: the model's.
-      taxonomy, codec, layout, tokenizer: as in training.
+      taxonomy, codec, layout, tokenizer, chat: as in training.
       mesh: where the parameters live.
       batch: rows decoded together; the last batch of a job is padded to it, so that one program
         serves.
@@ -81,33 +87,38 @@ class Engine:
         tokenizer,
         mesh,
         batch=32,
+        chat: Chat | None = None,
     ):
         self.params, self.config, self.mesh, self.batch = params, config, mesh, batch
         self.taxonomy, self.codec, self.layout = taxonomy, codec, layout
-        self.tokenizer = tokenizer
+        self.tokenizer, self.chat = tokenizer, chat
+        self.prompts = PromptWriter(taxonomy, codec, layout, tokenizer, chat)
+        # A model of conversations may end a text by the end of its turn or by its eos.
+        self.ends = (layout.eos,) if chat is None else (layout.eos, tokenizer.eos_id)
         self.grammar = Grammar(taxonomy, codec, layout)
         self._extend = jax.jit(functools.partial(extend, config), donate_argnums=1)
         self._write = jax.jit(
-            functools.partial(write_text, config, layout.eos, tokenizer.size),
+            functools.partial(write_text, config, self.ends, tokenizer.size),
             static_argnums=5,
         )
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         controls: Sequence[Controls] | None = None,
         sampling: Sampling | None = None,
     ) -> list[Result]:
         """Answers `prompts`, in their order.
 
         Args:
-          prompts: texts.
+          prompts: texts or messages.
           controls: one Controls a prompt; all free by default.
           sampling: the same for all rows; greedy by default.
 
         Raises:
           MarkerError: a control that the model does not have.
-          ValueError: a prompt that leaves no room within the model's length.
+          TooLongError: a prompt that leaves no room within the model's length.
+          ValueError: an empty prompt.
         """
         controls = [Controls()] * len(prompts) if controls is None else controls
         rows = [
@@ -117,7 +128,7 @@ class Engine:
         return list(self._stream(rows, sampling or Sampling()))
 
     def try_generate(
-        self, prompts: Sequence[str], controls: Sequence[Controls], sampling: Sampling
+        self, prompts: Sequence[Prompt], controls: Sequence[Controls], sampling: Sampling
     ) -> Iterator[Result | str]:
         """As `generate`, batch by batch; a row that can't be answered gives the reason."""
         rows: list = []
@@ -129,7 +140,7 @@ class Engine:
         answers = self._stream([row for row in rows if not isinstance(row, str)], sampling)
         return (row if isinstance(row, str) else next(answers) for row in rows)
 
-    def refusal(self, prompt: str, controls: Controls) -> str | None:
+    def refusal(self, prompt: Prompt, controls: Controls) -> str | None:
         """Why this prompt can't be answered under these controls; None if it can."""
         try:
             self._row(0, prompt, controls)
@@ -141,19 +152,19 @@ class Engine:
         for start in range(0, len(rows), self.batch):
             yield from self._generate(rows[start : start + self.batch], sampling)
 
-    def _row(self, number: int, prompt: str, controls: Controls) -> Row:
+    def _row(self, number: int, prompt: Prompt, controls: Controls) -> Row:
         """Checks and tokenizes one prompt, up to the first choice of its marker block."""
         controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
-        if not prompt.strip():
+        if isinstance(prompt, str) and not prompt.strip():
             raise ValueError("the prompt is empty.")
-        spans = {
-            c: np.asarray(self.codec.marker(c, v), np.int32) for c, v in controls.pinned.items()
-        }
-        text = np.asarray(self.tokenizer.encode(prompt), np.int32)
-        ids = prompt_part(self.layout, text, spans, kept=set(spans))[0].tolist()
+        *before, last = self.prompts.turns(prompt)
+        last = self.prompts.spans(dataclasses.replace(last, markers=controls.pinned))
+        head = prompt_part(self.layout, last.prompt, last.markers, kept=set(last.markers))[0]
+        ids = [*self.prompts.history(before).tolist(), *head.tolist()]
         if len(ids) >= self.config.max_len:
-            raise ValueError(
-                f"the prompt {prompt[:40]!r}... takes {len(ids)} tokens with its markers, but the "
+            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            raise TooLongError(
+                f"the prompt {text[:40]!r}... takes {len(ids)} tokens with its markers, but the "
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )
         block = Block(self.grammar, controls) if self.layout.completion_side else None
@@ -211,9 +222,10 @@ class Engine:
         return logits_BxV, cache
 
     def _result(self, block: Block | None, ids: list[int]) -> Result:
-        finished = bool(ids) and ids[-1] == self.layout.eos
+        finished = bool(ids) and ids[-1] in self.ends
         ids = ids[:-1] if finished else ids
         text = self.tokenizer.decode(ids)
+        text = self.chat.answer(text) if self.chat else text
         if block is None:
             return Result(text, {}, (), {}, tuple(ids), finished)
         pinned = tuple(c for c in block.markers if c in block.controls.pinned)
@@ -248,14 +260,15 @@ def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
     return head_logits(head_table(params, config), config, hidden_BxD), cache
 
 
-def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
+def write_text(config, ends, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
     """Samples answers token by token until every row has ended or `max_tokens` is reached.
 
     A row also ends when the model has read `config.max_len` tokens, as in training, where the token
     after those is only ever a target.
 
     Args:
-      config, eos: of the model; `eos` ends a row.
+      config: of the model.
+      ends: ids that end a row, a tuple.
       size: ids from here on are reserved for markers and are never sampled.
       params, cache: the cache holds all that comes before the answer.
       logits_BxV: float32, after the last token of each row.
@@ -264,8 +277,8 @@ def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sam
       sampling: static.
 
     Returns:
-      int32 [B, max_tokens] ids (0 after the end), and int32 [B] how many of them count, eos
-      included.
+      int32 [B, max_tokens] ids (0 after the end), and int32 [B] how many of them count, the one
+      that ends a row included.
     """
     text_V = jnp.arange(config.vocab) < size
     tokens_BxT = jnp.zeros((done_B.shape[0], sampling.max_tokens), jnp.int32)
@@ -280,7 +293,7 @@ def write_text(config, eos, size, params, cache, logits_BxV, keys_B, done_B, sam
         token_B = sample(jnp.where(text_V, logits_BxV, -jnp.inf), keys, sampling)
         tokens_BxT = tokens_BxT.at[:, t].set(jnp.where(done_B, 0, token_B))
         length_B = length_B + ~done_B
-        done_B = done_B | (token_B == eos) | (cache.length >= config.max_len)
+        done_B = done_B | jnp.isin(token_B, jnp.asarray(ends)) | (cache.length >= config.max_len)
         logits_BxV, cache = extend(config, params, cache, token_B[:, None], ~done_B[:, None])
         return t + 1, tokens_BxT, length_B, done_B, logits_BxV, cache
 

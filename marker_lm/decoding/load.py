@@ -1,18 +1,29 @@
-"""From a run's folder to an Engine."""
+"""From a run's folder, or from an exported model, to an Engine."""
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.convert.check import check_tokenizer, model_config, own_dtype
+from marker_lm.convert.checkpoint import (
+    ABOUT_FILE,
+    TAXONOMY_FILE,
+    TOKENIZER_FOLDER,
+    open_pretrained,
+)
+from marker_lm.convert.errors import ConvertError
+from marker_lm.convert.load import load_params as load_pretrained
+from marker_lm.convert.safetensors_file import read_json
 from marker_lm.data.setup import make_setup
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
 from marker_lm.decoding.engine import Engine
-from marker_lm.markers.taxonomy import MarkerError, Taxonomy
+from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
+from marker_lm.model.config import ModelConfig
+from marker_lm.model.lora import merge
 from marker_lm.model.params import abstract_arrays
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import param_shardings
 from marker_lm.training.checkpoints import load_about, load_params
-from marker_lm.training.loop import model_config
 
 
 def load_engine(
@@ -25,7 +36,8 @@ def load_engine(
     """The Engine of a trained run, and the config that it was trained with.
 
     Args:
-      workdir: of `marker-lm train`.
+      workdir: of `marker-lm train`, or a folder that `marker-lm convert` exported a run to; of that
+        one's config only what an Engine needs is there.
       step: of the checkpoint; the newest by default.
       taxonomy: that the caller expects; it must be the checkpoint's.
       batch: rows decoded together; the config's by default.
@@ -33,33 +45,35 @@ def load_engine(
 
     Raises:
       CheckpointError: no such checkpoint.
+      ConvertError: an exported folder is damaged, or holds a model that was exported without
+        markers.
       MarkerError: the checkpoint was trained with another taxonomy; the difference is printed.
     """
-    folder = epath.Path(workdir) / "checkpoints"
-    about = load_about(folder, step)
+    path = epath.Path(workdir)
+    exported = (path / "config.json").exists()
+    about = _read_exported(path) if exported else load_about(path / "checkpoints", step)
     config = ConfigDict(about["config"])
-    trained = Taxonomy.from_dict(about["taxonomy"])
+    trained = about["taxonomy"] if exported else Taxonomy.from_dict(about["taxonomy"])
     if taxonomy is not None and taxonomy.hash != trained.hash:
         raise MarkerError(
             f"the checkpoint in {workdir} was trained with another taxonomy than the one given: "
             + "; ".join(trained.diff(taxonomy))
             + ". Decode with the one it was trained with."
         )
-    tokenizer = load_tokenizer(epath.Path(workdir) / "tokenizer")
+    tokenizer = load_tokenizer(path / (TOKENIZER_FOLDER if exported else "tokenizer"))
     if tokenizer.hash != about["tokenizer_hash"]:
         raise ValueError(
             f"the tokenizer in {workdir} is not the one that the checkpoint was trained with; "
             "put that one back or train again."
         )
-    setup = make_setup(config, trained, tokenizer)
-    model = model_config(config, setup)
     mesh = mesh or make_mesh(**config.mesh)
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract_arrays(model),
-        param_shardings(model, mesh),
-    )
-    params = load_params(folder, abstract, step)
+    if exported:
+        model, params = _load_exported(path, about, tokenizer, mesh)
+    else:
+        model = ModelConfig.from_dict(about["model"])
+        params = load_params(path / "checkpoints", laid_out(model, mesh), step)
+    params, model = merge(params, model)  # decoding steps are faster without factors
+    setup = make_setup(config, trained, tokenizer)
     engine = Engine(
         params,
         model,
@@ -69,5 +83,39 @@ def load_engine(
         tokenizer,
         mesh,
         batch or config.decode.batch,
+        setup.chat,
     )
     return engine, config
+
+
+def laid_out(model: ModelConfig, mesh):
+    """The shapes, dtypes and shardings of a model's parameters."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract_arrays(model),
+        param_shardings(model, mesh),
+    )
+
+
+def _read_exported(folder: epath.Path) -> dict:
+    """marker_lm.json, with the taxonomy."""
+    if not (folder / ABOUT_FILE).exists():
+        raise ConvertError(
+            f"{folder} holds a model without markers (there is no {ABOUT_FILE}); train it with "
+            f"--config.init_from={folder}, or make a run of it by `marker-lm convert --to=run`."
+        )
+    about = read_json(folder / ABOUT_FILE)
+    taxonomy = load_taxonomy(str(folder / TAXONOMY_FILE))
+    if taxonomy.hash != about["taxonomy_hash"]:
+        raise ConvertError(
+            f"{folder / TAXONOMY_FILE} is not the taxonomy that the model was trained with: "
+            "definitions, values and their order must stay as they were; put that file back."
+        )
+    return about | {"taxonomy": taxonomy}
+
+
+def _load_exported(folder: epath.Path, about: dict, tokenizer: Tokenizer, mesh):
+    pretrained = open_pretrained(folder)
+    model = model_config(pretrained, **{"param_dtype": own_dtype(pretrained)} | about["model"])
+    check_tokenizer(tokenizer, model.vocab, str(folder))
+    return model, load_pretrained(pretrained, model, mesh)

@@ -7,15 +7,18 @@ from typing import Any
 from etils import epath
 
 from marker_lm.data.blocks import block_rows, read_blocks
+from marker_lm.data.chat import ChatError, check_messages
 from marker_lm.data.example import RowError
 from marker_lm.data.sources import find_files
 from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.prompts import Prompt
 
 
 def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
     """Rows of JSONL or Parquet, a file, glob or folder, each with the text fields in `needed`.
 
-    A row has "markers", a mapping, and "ban", a list; both are empty where the file has none.
+    A row has "markers", a mapping, and "ban", a list; both are empty where the file has none. A row
+    with "messages" that end with what is asked has them as its "prompt".
 
     Raises:
       SourceError: there is no such file, or it is empty.
@@ -35,6 +38,9 @@ def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
 def _check(row: Any, needed: tuple[str, ...]) -> dict:
     if not isinstance(row, dict):
         raise RowError(f"the row is a {type(row).__name__}, not an object", "not an object")
+    if "prompt" in needed and row.get("messages") is not None:
+        row = row | {"prompt": _messages(row)}
+        needed = [field for field in needed if field != "prompt"]
     for field in needed:
         if not isinstance(row.get(field), str):
             raise RowError(f"the row has no text '{field}'", "missing field")
@@ -46,12 +52,23 @@ def _check(row: Any, needed: tuple[str, ...]) -> dict:
     return row
 
 
-def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[str, Controls]]:
+def _messages(row: dict) -> list[dict]:
+    if row.get("prompt") is not None:
+        raise RowError(
+            "the row has messages and a prompt; leave one of the two out", "messages and a prompt"
+        )
+    try:
+        return check_messages(row["messages"], asked=True)
+    except ChatError as error:
+        raise RowError(str(error), error.kind) from None
+
+
+def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[Prompt, Controls]]:
     """Prompts of a file with their controls.
 
     Args:
-      path: JSONL of {"prompt"}, with "markers" ({category: value} to pin) and "ban" ([category])
-        where a row has them.
+      path: JSONL of {"prompt"} or {"messages"}, with "markers" ({category: value} to pin) and
+        "ban" ([category]) where a row has them.
       everywhere: holds for all rows; a row's own markers go first.
     """
     return [

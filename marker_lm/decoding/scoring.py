@@ -10,9 +10,9 @@ import numpy as np
 
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
 from marker_lm.data.loader import place
-from marker_lm.data.spans import Spans
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, round_up
+from marker_lm.decoding.engine import Engine, TooLongError, round_up
+from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 from marker_lm.model.likelihood import batch_nll
@@ -43,7 +43,7 @@ class Scorer:
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         completions: Sequence[str],
         markers: Sequence[Mapping] | None = None,
         shown: Collection[str] = (),
@@ -54,16 +54,24 @@ class Scorer:
         distribution.
 
         Args:
-          prompts, completions: texts.
+          prompts: texts or messages; the answers among messages are not scored.
+          completions: texts.
           markers: the completion-side list of each row (category -> value); none by default.
           shown: categories of it that also stand on the prompt side.
+
+        Raises:
+          TooLongError: a row is longer than the model's sequences; then none is scored.
         """
         engine = self.engine
         markers = [{}] * len(prompts) if markers is None else markers
-        rows = [
-            assemble(engine.layout, self._spans(p, c, m), shown)
-            for p, c, m in zip(prompts, completions, markers, strict=True)
-        ]
+        rows = []
+        for prompt, completion, own in zip(prompts, completions, markers, strict=True):
+            *before, last = engine.prompts.turns(prompt, completion)
+            last = dataclasses.replace(last, markers=engine.taxonomy.check_all(own))
+            head = engine.prompts.history(before)
+            ids, kinds = assemble(engine.layout, engine.prompts.spans(last), shown)
+            earlier = np.full(len(head), Kind.PROMPT, np.int32)
+            rows.append((np.concatenate([head, ids]), np.concatenate([earlier, kinds])))
         scores = []
         for nll, (_, kinds) in zip(self.token_nats([r[0] for r in rows]), rows, strict=True):
             of_kind = {k: kinds[1:] == k for k in Kind if k is not Kind.PADDING}
@@ -77,7 +85,7 @@ class Scorer:
         return scores
 
     def posterior(
-        self, prompts: Sequence[str], category: str, given: Sequence[Mapping] | None = None
+        self, prompts: Sequence[Prompt], category: str, given: Sequence[Mapping] | None = None
     ) -> list[dict[str, float]]:
         """Probability of every value of a closed category, given the prompt.
 
@@ -89,6 +97,7 @@ class Scorer:
         Raises:
           MarkerError: the category is not closed, allows several values, or the model doesn't write
             it.
+          TooLongError: a prompt leaves no room for a value within the model's sequences.
         """
         engine, grammar = self.engine, self.engine.grammar
         if category in grammar.several:
@@ -107,8 +116,10 @@ class Scorer:
         sequences, starts = [], []
         for i, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
             markers = {c: inferred[i].markers[c] for c in before if c in inferred[i].markers}
-            spans = self._spans(prompt, "", markers)
+            *earlier, last = engine.prompts.turns(prompt)
+            spans = engine.prompts.spans(dataclasses.replace(last, markers=markers))
             ids = prompt_part(engine.layout, spans.prompt, spans.markers, set(control.pinned))[0]
+            ids = np.concatenate([engine.prompts.history(earlier), ids])
             listed = block(engine.layout, before, spans.markers)[: -len(engine.layout.close)]
             head = [*ids.tolist(), *listed.tolist(), *engine.codec.prefix(category)]
             sequences += [[*head, *path] for path in grammar.values[category].values()]
@@ -124,8 +135,20 @@ class Scorer:
         return posteriors
 
     def token_nats(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Negative log-likelihood of each token after the first, float32 [n - 1] a sequence."""
+        """Negative log-likelihood of each token after the first, float32 [n - 1] a sequence.
+
+        The last token is only predicted and never read, as in training, so n may be one more than
+        the model's length. Raises TooLongError where it is more than that.
+        """
         engine = self.engine
+        most = engine.config.max_len
+        for ids in sequences:
+            if len(ids) > most + 1:
+                start = engine.tokenizer.decode(ids[:20])[:40]
+                raise TooLongError(
+                    f"the row {start!r}... takes {len(ids)} tokens with its markers, but the model "
+                    f"was made for sequences of {most}; shorten it."
+                )
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
         for start in range(0, len(order), engine.batch):
@@ -140,20 +163,6 @@ class Scorer:
             for row, i in enumerate(chosen):
                 out[i] = nll_BxL[row, : len(sequences[i]) - 1]
         return out
-
-    def _spans(self, prompt: str, completion: str, markers: Mapping) -> Spans:
-        engine = self.engine
-        encode = engine.tokenizer.encode
-        return Spans(
-            "",
-            np.asarray(encode(prompt), np.int32),
-            np.asarray(encode(completion), np.int32),
-            {
-                c: np.asarray(engine.codec.marker(c, v), np.int32)
-                for c, v in engine.taxonomy.check_all(markers).items()
-                if c in engine.layout.completion_side
-            },
-        )
 
 
 def _batch_nll(config, blocks, params, batch):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.sampling import Sampling
@@ -82,10 +83,7 @@ def predict(
         json.dumps(key),
         *(json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers),
     ]
-    # Renamed when complete, so that a killed job leaves no half of it.
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(path)
+    write_whole(path, ("\n".join(lines) + "\n").encode())
     return answers
 
 

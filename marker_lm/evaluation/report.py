@@ -97,7 +97,7 @@ def terminal_table(results: Mapping[str, Any]) -> Table:
 
 
 def markdown_table(results: Mapping[str, Any]) -> str:
-    """The same table as Markdown, with the full wording of checks and verdicts."""
+    """The same table as Markdown, with the full wording of checks."""
     head, rows, below = _short_table(clean_results(results), brief=False)
     below = [[*line, *[""] * (len(head) - len(line))] for line in below]
     lines = [head, ["---"] * len(head), *rows, *below]
@@ -160,8 +160,8 @@ def _plain(value: Any) -> Any:
 
 
 def _short_table(results: dict, brief: bool) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Head, one line a bar, and lines of four cells for tail differences. Brief: one line of a
-    terminal each, without the wording of the checks."""
+    """Head, one line a bar, and lines of four cells for tail differences. Brief: without the
+    wording of the checks, for a terminal."""
     demands = findings.bars(results)
     others = [n for n in findings.arm_names(results)[1:] if any(n in bar.others for bar in demands)]
     head = ["check", "bar", findings.arm_label(results, findings.main_arm(results)), "verdict"]
@@ -169,12 +169,11 @@ def _short_table(results: dict, brief: bool) -> tuple[list[str], list[list[str]]
     rows = []
     for bar in demands:
         title = findings.bar_title(bar, demands) if brief else f"{bar.name}: {bar.check}"
-        verdict = bar.verdict.split(",")[0] if brief else bar.verdict
         interval = wording.limits(bar.low, bar.high, share=True)
         measured = f"{bar.measured_text} {interval}".strip()
         beside = [bar.others.get(name, {}) for name in others]
         cells = [wording.percent(row.get("obeyed", row.get("accuracy"))) for row in beside]
-        rows.append([title, bar.demand_text, measured, verdict, *cells])
+        rows.append([title, bar.demand_text, measured, bar.verdict, *cells])
     below, differences = [], findings.main_differences(results)
     sides = {row["b"] for row in differences}
     for row in differences:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from marker_lm.annotate.long_tail import head_and_tail, shares
 from marker_lm.annotate.strata import load_strata, rule_text
 from marker_lm.annotate.tally import values_of
+from marker_lm.data.example import Example
 from marker_lm.data.inputs import examples
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
@@ -44,7 +45,7 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
         Item(e.id, e.prompt, e.completion, e.markers, open={"format": formats} if formats else {})
         for task in config.data.tasks
         if config.data.tasks[task].heldout
-        for e in _read(config, task, "heldout", taxonomy)
+        for e in map(_one_question, _read(config, task, "heldout", taxonomy))
     ]
     if not items:
         raise SetupError("no task names held-out files; set data.tasks.<name>.heldout.")
@@ -66,6 +67,16 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
             "a low bound, and only the format of an answer is checked by a program.",
         ),
     )
+
+
+def _one_question(example: Example) -> Example:
+    """The example, or SetupError where its answer depends on more than its prompt."""
+    if len(example.messages) > 2:
+        raise SetupError(
+            f"the held-out row '{example.id}' is a conversation of {len(example.messages)} "
+            "messages; evaluation takes one question and its answer a row."
+        )
+    return example
 
 
 def _count_strata(config: ConfigDict, taxonomy: Taxonomy) -> dict[str, Any]:

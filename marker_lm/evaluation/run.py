@@ -142,20 +142,25 @@ def _fitting(
 ) -> Benchmark:
     """The benchmark without the items that some arm can't take, such as too long ones."""
 
-    def fits(item: Item) -> bool:
+    def refusal(item: Item) -> str | None:
         pins = (own_levers(benchmark, item), moved_levers(benchmark, item, seed))
-        return not any(
+        reasons = (
             engine.refusal(item.prompt, pin_levers(engine, pin))
             for engine in engines
             for pin in pins
         )
+        return next(filter(None, reasons), None)
 
     engines = list(engines)
-    items = [item for item in benchmark.items if fits(item)]
-    left_out = len(benchmark.items) - len(items)
-    if not left_out:
+    refusals = [refusal(item) for item in benchmark.items]
+    items = [i for i, reason in zip(benchmark.items, refusals, strict=True) if reason is None]
+    reasons = [reason for reason in refusals if reason is not None]
+    if not reasons:
         return benchmark
-    note = f"{left_out} of {len(benchmark.items)} held-out prompts are too long for the model."
+    note = (
+        f"{len(reasons)} of {len(refusals)} held-out prompts are left out, since a model cannot be "
+        f"asked them; the first: {reasons[0]}"
+    )
     log(note)
     return dataclasses.replace(benchmark, items=items, notes=(*benchmark.notes, note))
 

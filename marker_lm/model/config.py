@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,41 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank factors beside matrices of the blocks (Hu et al. 2021, arXiv:2106.09685).
+
+    A matrix W acts as W + alpha / rank * A B. There is no dropout on what A is applied to.
+
+    Attributes:
+      rank: of A B.
+      alpha: how much A B counts, so that the learning rate need not follow the rank.
+      targets: regular expression that is searched for in paths such as 'layers/attention/query';
+        '' is all matrices of the blocks.
+    """
+
+    rank: int
+    alpha: float
+    targets: str = ""
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}; it must be at least 1.")
+        if self.alpha <= 0:
+            raise ValueError(f"lora.alpha is {self.alpha}; it must be more than 0.")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ValueError(
+                f"lora.targets={self.targets!r} is no regular expression: {error}."
+            ) from None
+
+    @property
+    def scale(self) -> float:
+        """What A B is multiplied by."""
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only transformer: RoPE, grouped-query attention, gated feed-forward.
 
@@ -82,8 +118,9 @@ class ModelConfig:
       embedding_scale: what embeddings are multiplied by.
       logit_scale: what logits are multiplied by.
       logit_softcap: c of c tanh(x / c) on logits; 0 for none.
+      lora: low-rank factors beside the blocks' matrices; None for none.
       dtype: compute dtype; norms, softmax and logits are float32 in any case.
-      param_dtype: dtype in which parameters are stored.
+      param_dtype: dtype in which parameters are stored; LoRA's factors are float32 in any case.
       scan: compile one block and scan it over the layers; False unrolls the layers (faster on
         CPU, slower to compile). The parameters are the same, stacked along `layers`.
       remat: what the backward pass computes again: 'none' nothing, 'full' whole blocks, 'dots'
@@ -121,6 +158,7 @@ class ModelConfig:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float = 0.0
+    lora: LoRA | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
     scan: bool = True
@@ -155,6 +193,8 @@ class ModelConfig:
         fields["windows"] = tuple(fields.get("windows", ()))
         if fields.get("rope_scaling"):
             fields["rope_scaling"] = RopeScaling(**fields["rope_scaling"])
+        if fields.get("lora"):
+            fields["lora"] = LoRA(**fields["lora"])
         return cls(**fields)
 
     @property

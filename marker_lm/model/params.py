@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.nn import initializers
 
+from marker_lm.model import lora
 from marker_lm.model.config import ModelConfig
 
 Tree = Any
@@ -20,12 +22,16 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class ArrayInfo:
-    """What is known of a parameter before it exists. `init(key, shape, dtype)` makes it."""
+    """What is known of a parameter before it exists. `init(key, shape, dtype)` makes it.
+
+    `inputs`: how many axes, from the first, a matrix of a block sums over; 0 for all other arrays.
+    """
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
     axes: tuple[str, ...]
     init: initializers.Initializer
+    inputs: int = 0
 
 
 def _truncated_normal(std: float) -> initializers.Initializer:
@@ -50,17 +56,18 @@ def _scale(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...]) -
 
 
 def attention_params(config: ModelConfig) -> dict[str, ArrayInfo]:
-    """Parameters of the attention part of one block."""
+    """Parameters of the attention part of one block, LoRA's factors among them."""
     D, H, K, N = config.width, config.heads, config.kv_heads, config.head_size
     dtype = jnp.dtype(config.param_dtype)
     fan_in = _truncated_normal(D**-0.5)
     out = _truncated_normal((H * N) ** -0.5 / math.sqrt(2 * config.layers))
     params = {
-        "query": ArrayInfo((D, H, N), dtype, ("embed", "heads", "head"), fan_in),
-        "key": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
-        "value": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in),
-        "out": ArrayInfo((H, N, D), dtype, ("heads", "head", "embed"), out),
+        "query": ArrayInfo((D, H, N), dtype, ("embed", "heads", "head"), fan_in, inputs=1),
+        "key": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in, inputs=1),
+        "value": ArrayInfo((D, K, N), dtype, ("embed", "kv_heads", "head"), fan_in, inputs=1),
+        "out": ArrayInfo((H, N, D), dtype, ("heads", "head", "embed"), out, inputs=2),
     }
+    params = lora.with_factors(config, "layers/attention", params)
     heads = {"query": (H, "heads"), "key": (K, "kv_heads"), "value": (K, "kv_heads")}
     if config.qkv_bias:
         for name, (count, axis) in heads.items():
@@ -75,16 +82,17 @@ def attention_params(config: ModelConfig) -> dict[str, ArrayInfo]:
 
 
 def mlp_params(config: ModelConfig) -> dict[str, ArrayInfo]:
-    """Parameters of the gated feed-forward part of one block."""
+    """Parameters of the gated feed-forward part of one block, LoRA's factors among them."""
     D, F = config.width, config.ff
     dtype = jnp.dtype(config.param_dtype)
     fan_in = _truncated_normal(D**-0.5)
     out = _truncated_normal(F**-0.5 / math.sqrt(2 * config.layers))
-    return {
-        "gate": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
-        "up": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in),
-        "down": ArrayInfo((F, D), dtype, ("mlp", "embed"), out),
+    params = {
+        "gate": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in, inputs=1),
+        "up": ArrayInfo((D, F), dtype, ("embed", "mlp"), fan_in, inputs=1),
+        "down": ArrayInfo((F, D), dtype, ("mlp", "embed"), out, inputs=1),
     }
+    return lora.with_factors(config, "layers/mlp", params)
 
 
 def outer_params(config: ModelConfig) -> dict[str, ArrayInfo]:
@@ -98,7 +106,11 @@ def outer_params(config: ModelConfig) -> dict[str, ArrayInfo]:
 
 
 def abstract_params(config: ModelConfig) -> Tree:
-    """The tree of `ArrayInfo`: the same nesting as the parameters, blocks stacked on axis 0."""
+    """The tree of `ArrayInfo`: the same nesting as the parameters, blocks stacked on axis 0.
+
+    Raises:
+      ValueError: config.lora has no target among the matrices.
+    """
 
     def stack(info: ArrayInfo) -> ArrayInfo:
         # Initialisers draw every element alike, so the stacked array needs no loop over layers.
@@ -110,7 +122,9 @@ def abstract_params(config: ModelConfig) -> Tree:
         "attention": attention_params(config),
         "mlp": mlp_params(config),
     }
-    return outer_params(config) | {"layers": jax.tree.map(stack, block)}
+    tree = outer_params(config) | {"layers": jax.tree.map(stack, block)}
+    lora.check_targets(config, tree)
+    return tree
 
 
 def abstract_arrays(config: ModelConfig) -> Tree:
@@ -135,6 +149,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Tree:
     return jax.tree_util.tree_map_with_path(make, abstract_params(config))
 
 
-def parameter_count(config: ModelConfig) -> int:
-    """Number of scalar parameters."""
-    return sum(math.prod(info.shape) for info in jax.tree.leaves(abstract_params(config)))
+def parameter_count(config: ModelConfig, paths: frozenset[str] | None = None) -> int:
+    """Number of scalar parameters, of those at `paths` or of all."""
+    infos = flatten_dict(abstract_params(config), sep="/")
+    return sum(math.prod(infos[path].shape) for path in (infos if paths is None else paths))

@@ -7,8 +7,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 
-LANES = 128  # sizes of a TPU's vector registers: blocks and heads are multiples of it
+_LANES = 128  # sizes of a TPU's vector registers: blocks and heads are multiples of it
 _BLOCK = 512  # tokens of a block of queries or keys, where the sequence is as long
+
+
+def platform() -> str:
+    """What the current mesh's devices are: 'cpu', 'gpu' or 'tpu'; without a mesh, JAX's default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def splash_attention(
@@ -38,9 +44,9 @@ def splash_attention(
       ValueError: the length is no multiple of 128.
     """
     L, H, N = q_BxLxHxN.shape[1:]
-    if L % LANES:
+    if L % _LANES:
         raise ValueError(
-            f"sequences have {L} tokens; splash attention wants a multiple of {LANES} "
+            f"sequences have {L} tokens; splash attention wants a multiple of {_LANES} "
             "(train.length)."
         )
     mesh = jax.sharding.get_abstract_mesh()
@@ -73,14 +79,14 @@ def splash_attention(
 
 def _heads_first(x_BxLxHxN: jax.Array) -> jax.Array:
     """[B, H, L, N], N filled up with zeros to whole lanes: they change no product."""
-    short = -x_BxLxHxN.shape[-1] % LANES
+    short = -x_BxLxHxN.shape[-1] % _LANES
     return jnp.pad(x_BxLxHxN.swapaxes(1, 2), ((0, 0), (0, 0), (0, 0), (0, short)))
 
 
 def _kernel(L: int, heads: int, softcap: float, window: int, split: int, interpret: bool):
     """The kernel for one shape. Its mask is known here: blocks that nobody sees are never read."""
     mask = masks.LocalMask((L, L), (window - 1, 0), 0) if window else masks.CausalMask((L, L))
-    block = next(size for size in (_BLOCK, 256, LANES) if L // split % size == 0)
+    block = next(size for size in (_BLOCK, 256, _LANES) if L // split % size == 0)
     return kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         head_shards=1,

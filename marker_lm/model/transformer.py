@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from marker_lm.model import cache as cache_lib
+from marker_lm.model import lora
 from marker_lm.model.attention import attention, segment_mask, within_window
 from marker_lm.model.cache import KVCache
 from marker_lm.model.config import ModelConfig
@@ -19,7 +20,7 @@ from marker_lm.model.params import (
     outer_params,
 )
 from marker_lm.model.positions import Rotation, apply_rope, rotations
-from marker_lm.model.splash import LANES, splash_attention
+from marker_lm.model.splash import platform, splash_attention
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -80,6 +81,18 @@ def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Arr
     return {name: module.param(name, i.init, i.shape, i.dtype) for name, i in infos.items()}
 
 
+def linear(config: ModelConfig, p, name: str, x: jax.Array, inputs: int = 1) -> jax.Array:
+    """x [..., inputs] times the matrix `name` [inputs, outputs] of p, in x's dtype.
+
+    A LoRA adds scale (x A) B: A B is never made, so no step needs its memory or the gradient of W.
+    """
+    y = jnp.tensordot(x, p[name].astype(x.dtype), inputs)
+    if lora.A.format(name) in p:
+        a, b = (p[factor.format(name)].astype(x.dtype) for factor in (lora.A, lora.B))
+        y += config.lora.scale * jnp.tensordot(jnp.tensordot(x, a, inputs), b, 1)
+    return y
+
+
 class Attention(nn.Module):
     """Grouped-query attention with RoPE; norms and residual are the block's."""
 
@@ -109,42 +122,31 @@ class Attention(nn.Module):
             )
             k, v = cache.k[layer].astype(q.dtype), cache.v[layer].astype(q.dtype)
         mixed_BxLxHxN = self._mix(q, k, v, window, context, whole=cache is None)
-        return jnp.einsum("blhn,hnd->bld", mixed_BxLxHxN, p["out"].astype(q.dtype)), cache
+        return linear(c, p, "out", mixed_BxLxHxN, inputs=2), cache
 
     def _mix(self, q, k, v, window, context: Context, whole: bool):
-        """Attention by the kernel of the platform; `whole` sequences have one of their own on TPU.
-
-        All are traced, and the one for the platform is compiled.
-        """
+        """Attention [B, L, H, N]; on TPUs `whole` sequences have a kernel of their own."""
         c = self.config
         scale = c.attention_scale or c.head_size**-0.5
-
-        def by_xla(q, k, v):
-            mask_BxLxS = context.mask_BxLxS
-            if c.windows:
-                mask_BxLxS = within_window(
-                    mask_BxLxS, context.positions_BxL, context.key_positions_BxS, window
-                )
-            return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
-
-        def by_splash(q, k, v):
+        if whole and platform() == "tpu":
             sizes = sorted(set(c.layer_windows))
             kernels = [
                 functools.partial(
-                    splash_attention, scale=scale, softcap=c.attention_softcap, window=size
+                    splash_attention, scale=scale, softcap=c.attention_softcap, window=n
                 )
-                for size in sizes
+                for n in sizes
             ]
             number = jnp.searchsorted(jnp.asarray(sizes), window)
             return jax.lax.switch(number, kernels, q, k, v, context.segment_ids_BxL)
-
-        if not whole or q.shape[1] % LANES:
-            return by_xla(q, k, v)
-        return jax.lax.platform_dependent(q, k, v, tpu=by_splash, default=by_xla)
+        mask_BxLxS = context.mask_BxLxS
+        if c.windows:
+            positions = context.positions_BxL, context.key_positions_BxS
+            mask_BxLxS = within_window(mask_BxLxS, *positions, window)
+        return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
 
     def _heads(self, p, name: str, x_BxLxD):
         """Queries, keys or values [B, L, heads, N], before RoPE."""
-        y = jnp.einsum("bld,dhn->blhn", x_BxLxD, p[name].astype(x_BxLxD.dtype))
+        y = linear(self.config, p, name, x_BxLxD)
         if self.config.qkv_bias:
             y += p[f"{name}_bias"].astype(y.dtype)
         if f"{name}_norm" in p:
@@ -164,12 +166,10 @@ class MLP(nn.Module):
     def __call__(self, x_BxLxD):
         c = self.config
         p = declare(self, mlp_params(c))
-        dtype = x_BxLxD.dtype
-        gate_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["gate"].astype(dtype))
-        up_BxLxF = jnp.einsum("bld,df->blf", x_BxLxD, p["up"].astype(dtype))
+        gate_BxLxF, up_BxLxF = (linear(c, p, name, x_BxLxD) for name in ("gate", "up"))
         mid_BxLxF = ACTIVATION[c.activation](gate_BxLxF) * up_BxLxF
         mid_BxLxF = nn.with_logical_constraint(mid_BxLxF, ("batch", "length", "mlp"))
-        return jnp.einsum("blf,fd->bld", mid_BxLxF, p["down"].astype(dtype))
+        return linear(c, p, "down", mid_BxLxF)
 
 
 class Block(nn.Module):

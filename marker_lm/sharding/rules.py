@@ -23,6 +23,7 @@ RULES: Rules = {
     "kv_heads": ("tensor",),
     "head": (),
     "mlp": ("tensor",),
+    "rank": (),
     "layers": (),
     "batch": ("data", "fsdp"),
     "length": (),

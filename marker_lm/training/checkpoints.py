@@ -17,8 +17,8 @@ from marker_lm.markers.taxonomy import Taxonomy
 
 # What a run has in common with the checkpoint it goes on from: it gives a step its meaning.
 RESUMED_WITH = (
-    *("seed", "arm", "plan_arms", "template", "markers", "model"),
-    *("train.length", "train.batch", "train.optimizer"),
+    *("seed", "arm", "plan_arms", "template", "markers", "init_from", "model", "lora"),
+    *("train.length", "train.batch", "train.optimizer", "train.trainable"),
 )
 
 
@@ -88,6 +88,12 @@ class Checkpoints:
             },
         )
         return {"params": trees["params"], **trees["optimizer"]}
+
+
+def save_params(folder: epath.PathLike, params, about: Mapping[str, Any]) -> None:
+    """A checkpoint of step 0 that holds parameters alone: it can be decoded, not trained on."""
+    path = absolute(folder) / "0"
+    ocp.save_checkpointables(path, {"params": params}, custom_metadata=dict(about))
 
 
 def load_params(folder: str | epath.Path, abstract_params, step: int | None = None):

@@ -1,6 +1,7 @@
 """A whole training run, top to bottom: open the caches, make or restore the state, step, save."""
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +11,21 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.convert.check import check_tokenizer
+from marker_lm.convert.check import model_config as pretrained_config
+from marker_lm.convert.checkpoint import Pretrained, open_init_from
+from marker_lm.convert.families import find_family
+from marker_lm.convert.families.family import RUNTIME
+from marker_lm.convert.load import load_params, trained_markers, with_marker_rows
 from marker_lm.data.cache import Cache
 from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
 from marker_lm.data.prepare import check_cache, prepare
 from marker_lm.data.setup import Setup, data_folder, eval_batches, make_setup, train_batches
 from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.markers.definitions import marker_rows
 from marker_lm.markers.taxonomy import load_taxonomy
-from marker_lm.model.config import ModelConfig
+from marker_lm.model.config import LoRA, ModelConfig
 from marker_lm.model.params import parameter_count
 from marker_lm.progress import Progress
 from marker_lm.sharding.mesh import make_mesh
@@ -26,15 +34,27 @@ from marker_lm.training.checkpoints import Checkpoints, check_resume, has_checkp
 from marker_lm.training.metrics import MetricWriter
 from marker_lm.training.optimizer import make_optimizer
 from marker_lm.training.step import abstract_state, make_eval_step, make_train_step, new_state
+from marker_lm.training.trainable import trained_paths
 
 
 class TrainingDiverged(ValueError):
     """The loss or its gradient is not finite any more."""
 
 
-def model_config(config: ConfigDict, setup: Setup) -> ModelConfig:
-    """The transformer that the config's `model` section and the vocabulary describe."""
-    return ModelConfig(vocab=setup.vocab, max_len=config.train.length, **config.model)
+def model_config(
+    config: ConfigDict, setup: Setup, pretrained: Pretrained | None = None
+) -> ModelConfig:
+    """The transformer that the config's `model` and `lora` and the vocabulary describe.
+
+    That of a pretrained model is its own; of `model`, the RUNTIME keys count.
+    """
+    lora = LoRA(**config.lora) if config.lora.rank else None
+    length = config.train.length
+    if pretrained is None:
+        return ModelConfig(vocab=setup.vocab, max_len=length, lora=lora, **config.model)
+    runtime = {key: config.model[key] for key in RUNTIME}
+    model = pretrained_config(pretrained, vocab=setup.vocab, lora=lora, **runtime)
+    return dataclasses.replace(model, max_len=max(length, model.max_len))
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None] = print) -> dict:
@@ -55,6 +75,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
       TrainingDiverged: a loss or a gradient that is not finite; nothing after it is saved.
       CheckpointError: the newest checkpoint is of another config, taxonomy or data.
       SetupError: no row fits.
+      ConvertError: the model that `init_from` names can't be read.
     """
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -62,17 +83,23 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     # Data and how it is written.
     folder = data_folder(config, workdir)
     taxonomy = load_taxonomy(config.taxonomy)
+    pretrained = open_init_from(config)
+    their_vocab = pretrained_config(pretrained).vocab if pretrained else 0
+    use_theirs = pretrained and config.data.tokenizer == "pretrained"
+    tokenizer = pretrained.tokenizer() if use_theirs else None
     about = {
         "config": config.to_dict(),
         "taxonomy": taxonomy.to_dict(),
         "taxonomy_hash": taxonomy.hash,
-        "data_key": data_key(config, taxonomy, file_facts(config, folder)),
+        "data_key": data_key(config, taxonomy, file_facts(config, folder), tokenizer),
     }
     # Before anything is written: preparing other data would replace the checkpoint's tokenizer.
     if has_checkpoint(workdir / "checkpoints"):
         check_resume(about, load_about(workdir / "checkpoints"))
-    prepare(config, folder, log)
-    setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"))
+    prepare(config, folder, log, pretrained=tokenizer)
+    setup = make_setup(config, taxonomy, load_tokenizer(folder / "tokenizer"), their_vocab)
+    if setup.chat is not None:  # decoding may be where the template's file is not
+        about["config"]["data"]["chat"]["template"] = setup.chat.template
     cache = Cache(folder / "train")
     check_cache(cache.manifest, taxonomy, setup.tokenizer, config.template)
     about["tokenizer_hash"] = setup.tokenizer.hash
@@ -84,13 +111,24 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
 
     # Model, optimizer, mesh.
     mesh = make_mesh(**config.mesh)
-    model = model_config(config, setup)
+    model = model_config(config, setup, pretrained)
+    trained = trained_paths(model, config.train.trainable)
+    about["model"] = dataclasses.asdict(model)
+    if pretrained:
+        check_tokenizer(setup.tokenizer, their_vocab, str(folder))
+        about["model_type"] = find_family(pretrained.config).model_type
+        about["generation"] = pretrained.generation
+        known = trained_markers(pretrained.about, about)
+        new_rows = [] if known else marker_rows(taxonomy, setup.codec, setup.tokenizer)
+        about["base"] = {"vocab": their_vocab, "new_marker_rows": len(new_rows)}
     optimizer = make_optimizer(config.train, steps)
-    train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks)
+    train_step = make_train_step(model, optimizer, mesh, config.train.loss_blocks, trained)
     evaluate = make_evaluate(config, setup, folder, model, mesh, rows, log)
     log(
-        f"{parameter_count(model) / 1e6:.2f}M parameters, arm '{config.arm}', {steps} steps of "
-        f"{config.train.batch} x {config.train.length} slots on {mesh.size} device(s)"
+        f"{parameter_count(model) / 1e6:.2f}M parameters, "
+        f"{parameter_count(model, trained) / 1e6:.2f}M of them trained, arm '{config.arm}', "
+        f"{steps} steps of {config.train.batch} x {config.train.length} slots "
+        f"on {mesh.size} device(s)"
     )
 
     with (
@@ -100,10 +138,16 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
         start = checkpoints.latest_step() or 0
         if start:
             check_resume(about, load_about(workdir / "checkpoints"))
-            state = checkpoints.restore(start, abstract_state(model, optimizer, mesh))
+            state = checkpoints.restore(start, abstract_state(model, optimizer, mesh, trained))
             log(f"going on from step {start}")
         else:
-            state = new_state(model, optimizer, mesh, config.seed)
+            params = None
+            if pretrained:
+                base = dataclasses.replace(model, lora=None)
+                params = load_params(pretrained, base, mesh, log)
+                params = with_marker_rows(params, new_rows)
+            state = new_state(model, optimizer, mesh, config.seed, params, trained)
+            del params  # the state has taken them over
 
         writer = MetricWriter(workdir, start)
         sharding = batch_sharding(mesh)

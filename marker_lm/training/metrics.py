@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from marker_lm.data.whole_files import write_whole
+
 
 class MetricWriter:
     """Writes scalars to `workdir/tensorboard` and `workdir/metrics.jsonl`.
@@ -35,9 +37,7 @@ class MetricWriter:
     def _save(self) -> None:
         # Object stores cannot append, and a record is short: the file is written whole. A kill in
         # the middle leaves the file before.
-        partial = self.path.parent / (self.path.name + ".partial")
-        partial.write_text("".join(self._lines))
-        partial.replace(self.path)
+        write_whole(self.path, "".join(self._lines).encode())
 
     def close(self) -> None:
         self._board.close()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import optax
 
+from marker_lm.model.lora import is_factor
+
 
 def schedule(config, steps: int) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine from `learning_rate` to `final_learning_rate`."""
@@ -18,7 +20,10 @@ def schedule(config, steps: int) -> optax.Schedule:
 
 
 def _decayed(params):
-    """Weight decay is for matrices; scales of norms and biases are left (they are stacked too)."""
+    """Weight decay is for matrices; scales of norms and biases are left (they are stacked too).
+
+    LoRA's factors are matrices: their decay draws the model back to the one it began as.
+    """
     return jax.tree.map_with_path(lambda path, x: not _is_vector(path), params)
 
 
@@ -38,11 +43,15 @@ def _adamw(config, learning_rate):
 
 
 def _muon_dimensions(params):
-    """Which axes of a stacked matrix are rows and columns to Muon; None leaves it to AdamW."""
+    """Which axes of a stacked matrix are rows and columns to Muon; None leaves it to AdamW.
+
+    Raises:
+      ValueError: there is no matrix for Muon.
+    """
 
     def dimensions(path, _):
         name = path[-1].key
-        if path[0].key != "layers" or _is_vector(path):
+        if path[0].key != "layers" or _is_vector(path) or is_factor(name):
             return None
         if name in ("query", "key", "value"):  # [layers, D, heads, N]
             return optax.contrib.MuonDimensionNumbers(1, (2, 3))
@@ -50,14 +59,21 @@ def _muon_dimensions(params):
             return optax.contrib.MuonDimensionNumbers((1, 2), 3)
         return optax.contrib.MuonDimensionNumbers(1, 2)
 
-    return jax.tree.map_with_path(dimensions, params)
+    found = jax.tree.map_with_path(dimensions, params)
+    if not jax.tree.leaves(found):
+        raise ValueError(
+            "train.optimizer='muon' finds no whole matrix of the blocks among what is trained; "
+            "use train.optimizer=adamw (LoRA's factors are AdamW's under muon too)."
+        )
+    return found
 
 
 def _muon(config, learning_rate):
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for tables and norms.
+    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for the rest.
 
     Muon's steps are orthogonal matrices and want a rate of their own: `muon_learning_rate`, on the
-    same schedule.
+    same schedule. LoRA's factors are AdamW's: Muon makes a step of the same size for a thin factor
+    as for a whole matrix, and its product with the other factor moves W many times as far.
     """
     scale = config.muon_learning_rate / config.learning_rate
     return optax.contrib.muon(

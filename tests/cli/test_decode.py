@@ -115,13 +115,29 @@ def test_score(call, data, workdir, tmp_path):
     out = tmp_path / "scores.jsonl"
     rows = f"--rows={data / 'heldout.jsonl'}"
     result = call("score", workdir, rows, f"--out={out}", "--shown=lang")
-    assert result.code == 0 and "24 rows scored" in result.out
+    # With its language shown too, one of the rows is longer than the model's sequences.
+    assert result.code == 0 and "23 rows scored, 1 errors" in result.out
     scores = read_jsonl(out)
-    assert len(scores) == 24
+    assert ["shorten it" in score.get("error", "") for score in scores].count(True) == 1
     for given, score in zip(read_jsonl(data / "heldout.jsonl"), scores, strict=True):
+        if "error" in score:
+            continue
         assert score["tokens"]["COMPLETION"] == len(given["completion"].encode()) + 1
         assert (score["tokens"]["PROMPT_MARKERS"] > 0) == ("lang" in given["markers"])
         assert score["nats"]["COMPLETION"] > 0
+
+
+@pytest.mark.parametrize("option", [(), ("--posterior=lang",)])
+def test_rows_that_are_too_long_are_counted(call, workdir, tmp_path, option):
+    out, rows = tmp_path / "scores.jsonl", tmp_path / "rows.jsonl"
+    texts = ["say yes 3 times", "x" * 5000, "say ja 2 times"]
+    lines = [json.dumps({"prompt": text, "completion": "yes"}) + "\n" for text in texts]
+    rows.write_text("".join(lines))
+    result = call("score", workdir, f"--rows={rows}", f"--out={out}", *option)
+    assert result.code == 0 and "2 rows scored, 1 errors" in result.out
+    first, long, last = read_jsonl(out)
+    assert "error" not in first and "error" not in last
+    assert "the model was made for sequences of" in long["error"] and "shorten" in long["error"]
 
 
 def test_score_posterior(call, data, workdir, tmp_path):

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,12 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no development data at {folder}; set MARKER_LM_DATA to its folder")
     return folder
+
+
+def mix_texts(count: int) -> Iterator[str]:
+    """Prompt and completion of the first `count` rows of both training files of the mix."""
+    for name in ("train-ni", "train-other"):
+        with gzip.open(shared_data() / "mix" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+            for row in map(json.loads, islice(file, count)):
+                yield f"{row['instruction']}\n\n{row['input'] or ''}"
+                yield row["output"]

@@ -10,7 +10,8 @@ from marker_lm.data.batch_print import lines, page, visible
 from marker_lm.data.batch_view import Reader, summary
 from marker_lm.data.plan import kept_markers
 from marker_lm.data.setup import make_setup, train_batches
-from marker_lm.data.tokenizer import ByteTokenizer, train_sentencepiece
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import train_sentencepiece
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import load_taxonomy
@@ -60,7 +61,7 @@ def test_every_example_of_an_epoch_is_shown_with_its_text_and_markers(made):
     for row in ROWS:
         segment = seen[row["prompt"] + "\n"]
         assert text_of(segment, Kind.COMPLETION) == row["completion"] + "<eos>"
-        markers = {**segment.shown, **segment.dropped}
+        markers = {**segment.turns[0].shown, **segment.turns[0].dropped}
         own = load_taxonomy(config.taxonomy).check_all(row["markers"])
         assert {c: markers[c] for c in own} == own
 
@@ -79,7 +80,8 @@ def test_dropped_markers_are_those_that_dropout_drops(made):
                     layout, stream.dropout, stream.seed, epoch, hashes, np.zeros(1)
                 )
                 stays = {c for c, k in zip(layout.prompt_side, kept, strict=True) if k}
-                assert set(segment.shown) <= stays and not set(segment.dropped) & stays
+                assert set(segment.turns[0].shown) <= stays
+                assert not set(segment.turns[0].dropped) & stays
 
 
 def test_counts_of_the_summary_add_up(made):
@@ -143,7 +145,7 @@ def test_a_weight_that_differs_within_a_kind_stands_out(tmp_path):
 def test_plain_lines_and_page_say_the_same(made):
     batches, reader, _ = made
     batch, sequences = read(batches, reader, 0)
-    dropped = next(s for q in sequences for s in q.segments if s.dropped)
+    dropped = next(t for q in sequences for s in q.segments for t in s.turns if t.dropped)
     category, value = next(iter(dropped.dropped.items()))
     plain = "\n".join(line.plain for q in sequences for line in lines(0, q))
     shown = page("Batch", "one\ntwo", sequences)

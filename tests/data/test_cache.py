@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from marker_lm.data import cache as cache_module
 from marker_lm.data import cache_writer as writer_module
-from marker_lm.data.cache import Cache, CacheError, is_cache, read_manifest
-from marker_lm.data.cache_writer import write_cache
+from marker_lm.data import whole_files as files_module
+from marker_lm.data.cache import Cache, CacheError, is_cache
 from marker_lm.data.spans import (
     ABSENT,
     Spans,
@@ -22,9 +22,9 @@ from marker_lm.data.spans import (
     decode_record,
     encode_record,
     flatten_spans,
-    join_indexes,
 )
 from marker_lm.markers.dropout import hash_ids
+from tests.cache_files import write_cache
 
 CATEGORIES = ("lang", "task", "words")
 MANIFEST = {"categories": CATEGORIES, "task": "small", "template": "text"}
@@ -124,11 +124,14 @@ def test_index_and_manifest(folder, rows):
     assert sum(manifest["tokens"].values()) == sum(row.tokens() for row in rows)
 
 
-def test_index_take_and_join(rows):
+def test_the_index_is_one_of_all_rows_to_the_byte(folder, rows, tmp_path):
+    index = build_index(rows, CATEGORIES)
+    np.savez(tmp_path / "index.npz", **index.columns())
+    assert (folder / "index.npz").read_bytes() == (tmp_path / "index.npz").read_bytes()
+
+
+def test_index_take(rows):
     one = build_index(rows, CATEGORIES)
-    joined = join_indexes([build_index(rows[:7], CATEGORIES), build_index(rows[7:], CATEGORIES)])
-    for name, column in one.columns().items():
-        assert np.array_equal(joined.columns()[name], column)
     taken = one.take(np.array([5, 3]))
     assert taken.prompt_len_N.tolist() == [len(rows[5].prompt), len(rows[3].prompt)]
     assert taken.example_hash_N.tolist() == hash_ids([rows[5].id, rows[3].id]).tolist()
@@ -147,41 +150,17 @@ def test_rows_outside(folder):
             cache.read_many([0, bad])
 
 
-def test_writing_streams_and_finishes_late(tmp_path, rows):
-    seen = []
-
-    def stream():
-        for row in rows:
-            seen.append(row.id)
-            yield row
-
-    manifest = write_cache(
-        stream(), tmp_path / "c", MANIFEST, finish=lambda: {"rejects": len(seen)}
-    )
-    assert manifest["rejects"] == 250
-    assert read_manifest(tmp_path / "c")["rejects"] == 250
-
-
-def test_nothing_is_left_when_writing_fails(tmp_path, rows):
+def test_a_failed_rewrite_keeps_the_old_cache(folder, rows):
     def broken():
         yield from rows[:5]
         raise RuntimeError("the source failed")
 
     with pytest.raises(RuntimeError, match="the source failed"):
-        write_cache(broken(), tmp_path / "c", MANIFEST)
-    assert list(tmp_path.iterdir()) == []
+        write_cache(broken(), folder, MANIFEST, rows_per_shard=2)
     with pytest.raises(CacheError, match="no rows to write"):
-        write_cache([], tmp_path / "c", MANIFEST)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_rewrite_keeps_the_old_cache(folder, rows):
-    with pytest.raises(CacheError, match="is there already"):
-        write_cache(rows, folder, MANIFEST)
-    with pytest.raises(CacheError, match="no rows"):
-        write_cache([], folder, MANIFEST, overwrite=True)
+        write_cache([], folder, MANIFEST)
     assert len(Cache(folder)) == 250
-    write_cache(rows[:3], folder, MANIFEST, overwrite=True)
+    write_cache(rows[:3], folder, MANIFEST)
     assert len(Cache(folder)) == 3
     assert [path.name for path in folder.parent.iterdir()] == ["cache"]
 
@@ -238,7 +217,7 @@ def test_a_cache_goes_to_another_process(folder, rows):
 def test_remote_folders_are_written_manifest_last_and_read_through_a_copy(
     tmp_path, rows, monkeypatch
 ):
-    for module in (cache_module, writer_module):
+    for module in (cache_module, writer_module, files_module):
         monkeypatch.setattr(module, "is_remote", lambda folder: "remote" in str(folder))
     folder = tmp_path / "remote" / "cache"
     write_cache(rows, folder, MANIFEST, rows_per_shard=100)

@@ -20,7 +20,9 @@ from marker_lm.data.inputs import data_key
 from marker_lm.data.prepare import check_cache, prepare, tokenizer_texts
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import RejectShareError
-from marker_lm.data.tokenizer import ByteTokenizer, load_tokenizer, train_sentencepiece
+from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import train_sentencepiece
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import load_taxonomy
@@ -113,6 +115,24 @@ def test_another_tokenizer_replaces_the_one_before(folder):
     assert load_tokenizer(folder / "prepared" / "tokenizer").hash == ByteTokenizer.hash
     taxonomy = load_taxonomy(config.taxonomy)
     check_cache(read_manifest(folder / "prepared/train"), taxonomy, ByteTokenizer(), "compact")
+
+
+def test_bpe_is_trained_and_rows_that_it_changes_are_counted(folder):
+    rows = make_rows(30)
+    rows[3]["prompt"] += " <|endoftext|>"
+    rows[7]["completion"] = "<|padding|>no"
+    write_rows(folder / "train.jsonl", rows)
+    config = tiny_config(folder).unlock()
+    config.data.update(tokenizer="train_bpe", vocab_size=300)
+    manifests, lines = run(config)
+    assert manifests["train"]["changed"] == {"rows": 2, "first": [rows[3]["id"], rows[7]["id"]]}
+    assert manifests["heldout"]["changed"] == {"rows": 0, "first": []}
+    [line] = [line for line in lines if "give the texts of 2 rows back" in line]
+    assert rows[3]["id"] in line and line.startswith("train: ")
+    tokenizer = load_tokenizer(folder / "prepared" / "tokenizer")
+    assert tokenizer.hash == manifests["train"]["tokenizer_hash"]
+    found = Cache(folder / "prepared" / "train").read(0)
+    assert found.prompt.tolist() == tokenizer.encode(rows[0]["prompt"])
 
 
 def test_a_tokenizer_of_the_same_name_is_told_apart(folder):
@@ -284,10 +304,10 @@ def test_broken_off_work_goes_on_and_ends_byte_equal(folder, monkeypatch):
     config.data.prepared = str(folder / "broken")
     write_shard = CacheWriter.write_shard
 
-    def breaks(writer, number, rows):
+    def breaks(writer, number, *rest):
         if number == 3:
             raise KeyboardInterrupt
-        write_shard(writer, number, rows)
+        write_shard(writer, number, *rest)
 
     monkeypatch.setattr(CacheWriter, "write_shard", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -301,9 +321,9 @@ def test_broken_off_work_goes_on_and_ends_byte_equal(folder, monkeypatch):
     (partial / "spans-00001.index.npz").write_bytes(b"PK")
     written = []
 
-    def counts(writer, number, rows):
+    def counts(writer, number, *rest):
         written.append(number)
-        write_shard(writer, number, rows)
+        write_shard(writer, number, *rest)
 
     monkeypatch.setattr(CacheWriter, "write_shard", counts)
     _, lines = run(config)
@@ -337,9 +357,10 @@ def test_rows_that_are_written_are_let_go(folder, monkeypatch):
     small_shards(monkeypatch)
     config = tiny_config(folder).unlock()
     config.data.workers = 1
+    before = [one for one in gc.get_objects() if isinstance(one, Example)]  # of other tests' tasks
     run(config)
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, Example)]
+    assert len([one for one in gc.get_objects() if isinstance(one, Example)]) <= len(before)
 
 
 @pytest.mark.slow
@@ -419,3 +440,26 @@ def test_how_rows_are_drawn_does_not_prepare_again(folder):
         config.data.upsample = {"lang": {"ja": 3.0}}
         config.data.least_share = {"lang": 0.1}
     assert "prepared already" in run(config)[1][0]
+
+
+def test_a_process_makes_the_functions_of_a_task_once(folder, monkeypatch):
+    """TensorFlow keeps them all, so memory would grow with every block."""
+    small_shards(monkeypatch, 1)
+    made = []
+    register = shards_module.ShardJob.register
+    monkeypatch.setattr(
+        shards_module.ShardJob,
+        "register",
+        lambda job, task: made.append(task) or register(job, task),
+    )
+    monkeypatch.setattr(shards_module, "_opened", {})
+    config = tiny_config(folder).unlock()
+    config.data.workers = 1
+    run(config)
+    # 36 blocks of two splits; each split's mixture, for its rates, is of a task of its own.
+    assert len(made) == 3
+    config.update(template="text")
+    config.data.prepared = str(folder / "other")
+    run(config)
+    assert len(made) == 6
+    assert Cache(folder / "other/train").read(0).id == make_rows(1)[0]["id"]

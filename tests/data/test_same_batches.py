@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from marker_lm.data import plan as plan_module
 from marker_lm.data.assembly import Layout, assemble
 from marker_lm.data.cache import Cache
-from marker_lm.data.cache_writer import write_cache
 from marker_lm.data.loader import Batches, Stream, iterate
 from marker_lm.data.mixture import make_mixture
 from marker_lm.data.plan import TOO_LONG, donors
 from marker_lm.data.spans import Spans
 from marker_lm.markers.dropout import Dropout
+from tests.cache_files import write_cache
 
 CATEGORIES = ("a", "b", "c")
 HOSTS = (1, 2, 4, 8)

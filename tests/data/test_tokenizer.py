@@ -10,13 +10,9 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 
-from marker_lm.data.tokenizer import (
-    ByteTokenizer,
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer,
-    train_sentencepiece,
-)
+from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [
@@ -51,9 +47,14 @@ def pieces():
     return train_sentencepiece(LINES * 5, 500)
 
 
-@pytest.fixture(params=["pieces", "bytes"])
-def tokenizer(request, pieces):
-    return pieces if request.param == "pieces" else ByteTokenizer()
+@pytest.fixture(scope="module")
+def merges():
+    return train_bpe(LINES * 5, 400)
+
+
+@pytest.fixture(params=["pieces", "bytes", "merges"])
+def tokenizer(request, pieces, merges):
+    return {"pieces": pieces, "bytes": ByteTokenizer(), "merges": merges}[request.param]
 
 
 @pytest.mark.parametrize("text", TRICKY)
@@ -62,6 +63,7 @@ def test_tricky_texts_round_trip(tokenizer, text):
     assert tokenizer.decode(ids) == text
     assert all(0 <= i < tokenizer.size for i in ids)
     assert not {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)
+    assert tokenizer.encode_batch([text, text]) == [ids, ids]
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -71,21 +73,23 @@ ODD_TEXT = st.text(st.sampled_from("▁ \n\t<>0xA/s⁇a1\0東"))
 @settings(deadline=None, max_examples=300)
 @given(st.lists(ANY_TEXT | ODD_TEXT, min_size=1, max_size=4))
 @example(["▁ ", " ▁"])
-def test_any_text_round_trips_alone_and_in_a_batch(pieces, texts):
-    for tokenizer in (pieces, ByteTokenizer()):
+def test_any_text_round_trips_alone_and_in_a_batch(pieces, merges, texts):
+    for tokenizer in (pieces, ByteTokenizer(), merges):
         batch = tokenizer.encode_batch(texts)
         assert [tokenizer.decode(ids) for ids in batch] == texts
         assert batch == [tokenizer.encode(text) for text in texts]
 
 
-def test_ids_and_digits(pieces):
-    assert isinstance(pieces, Tokenizer) and isinstance(ByteTokenizer(), Tokenizer)
-    for tokenizer in (pieces, ByteTokenizer()):
-        assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2)
+def test_ids_and_digits(pieces, merges):
+    for tokenizer in (pieces, ByteTokenizer(), merges):
+        assert isinstance(tokenizer, Tokenizer)
+        assert (tokenizer.pad_id, tokenizer.eos_id) == (0, 1)
+        assert tokenizer.unk_id == (1 if tokenizer is merges else 2)
         assert tokenizer.bos_id is None
+        assert tokenizer.lossless is (tokenizer is not merges)
         digits = tokenizer.encode("0123456789")
         assert len(digits) == 10 == len(set(digits))
-    assert len(pieces.encode("2024")) == 4
+    assert len(pieces.encode("2024")) == len(merges.encode("2024")) == 4
 
 
 def test_space_and_digits_are_pieces_even_without_any_in_the_training_text():
@@ -124,24 +128,27 @@ def test_save_load_hash_and_pickle(tokenizer, pieces, tmp_path):
     assert load_tokenizer("bytes").hash == ByteTokenizer().hash
 
 
-def test_training_is_deterministic(pieces):
+def test_training_is_deterministic(pieces, merges):
     assert train_sentencepiece(LINES * 5, 500).hash == pieces.hash
+    assert train_bpe(LINES * 5, 400).hash == merges.hash
 
 
 def test_a_sample_is_the_same_in_every_process_and_not_the_first_texts():
     """In one process the trainer's own sample repeats itself."""
     code = """
-from marker_lm.data.tokenizer import train_sentencepiece
-texts = [f"{chr(97 + n % 26)}{n * 7919 % 1000} {n * 104729 % 1000}" for n in range(2000)]
+from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
+letters = str.maketrans("0123456789", "abcdefghij")
+texts = [f"{n} {n * 7919 % 1000} {n * 104729 % 1000}".translate(letters) for n in range(2000)]
 for chosen, most in ((texts, 500), (texts[:500], 0), (texts, 0)):
-    print(train_sentencepiece(iter(chosen), 330, max_texts=most).hash)
+    for train in (train_sentencepiece, train_bpe):
+        print(train(iter(chosen), 330, max_texts=most).hash)
 """
     run = [sys.executable, "-c", code]
     one, other = (
         subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
         for _ in range(2)
     )
-    assert one == other and len(set(one)) == 3
+    assert one == other and len(set(one)) == 6
 
 
 def test_load_errors(tmp_path):
@@ -159,6 +166,8 @@ def test_training_needs_text_and_room():
         train_sentencepiece([], 500)
     with pytest.raises(TokenizerError, match="could not train a model of 100 pieces"):
         train_sentencepiece(LINES, 100)
+    with pytest.raises(TokenizerError, match="can't have 257 tokens"):
+        train_bpe(LINES, 257)
 
 
 def test_a_model_that_loses_text_is_refused(tmp_path):
@@ -171,3 +180,46 @@ def test_a_model_that_loses_text_is_refused(tmp_path):
     )
     with pytest.raises(TokenizerError, match="byte_fallback"):
         load_tokenizer(tmp_path / "lossy.model")
+
+
+def train_others(folder, **options):
+    """A SentencePiece model as Llama 2's: with a space before every text and bos."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES * 5),
+        model_prefix=str(folder / "others"),
+        model_type="bpe",
+        vocab_size=400,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    return folder / "others.model"
+
+
+def test_spaces_that_a_model_adds_and_removes_are_switched_off(tmp_path, caplog):
+    path = train_others(tmp_path, normalization_rule_name="identity")
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    assert processor.decode(processor.encode("  a  b ")) != "  a  b "
+    tokenizer = load_tokenizer(path)
+    assert "switched off" in caplog.text and "add_dummy_prefix" in caplog.text
+    assert tokenizer.lossless and tokenizer.bos_id == 1
+    # Its own ids are those that follow the space that it would put first.
+    assert processor.encode("two") == tokenizer.encode(" two")
+    for text in TRICKY:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    caplog.clear()
+    tokenizer.save(tmp_path / "saved")
+    saved = load_tokenizer(tmp_path / "saved")
+    assert saved.hash == tokenizer.hash and not caplog.text
+
+
+def test_a_model_that_normalizes_is_taken_and_says_so(tmp_path):
+    tokenizer = load_tokenizer(train_others(tmp_path, normalization_rule_name="nfkc"))
+    assert not tokenizer.lossless
+    assert tokenizer.decode(tokenizer.encode("  x\uff21\n")) == "  xA\n"
+
+
+def test_a_model_that_loses_line_breaks_is_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="normalization rule is 'nmt_nfkc'"):
+        load_tokenizer(train_others(tmp_path))

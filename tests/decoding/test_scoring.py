@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.engine import TooLongError
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.markers.taxonomy import MarkerError
@@ -27,6 +28,20 @@ MARKERS = [
     {"style": "a"},
     {"words": 10},
 ]
+
+
+def test_a_row_longer_than_the_model_is_refused():
+    engine = make_engine()
+    scorer = Scorer(engine)
+    ids = TOKENIZER.encode("x") * (engine.config.max_len + 1)
+    assert len(scorer.token_nats([ids])[0]) == engine.config.max_len  # the last one is not read
+    with pytest.raises(TooLongError, match=f"'xxx.* takes {len(ids) + 1} tokens .*shorten it"):
+        scorer.token_nats([ids, [*ids, ids[0]]])
+    for prompt, completion in (("x" * len(ids), "y"), ("y", "x" * len(ids))):
+        with pytest.raises(TooLongError, match="but the model was made for sequences of"):
+            scorer.score(["fine", prompt], ["fine", completion])
+    with pytest.raises(TooLongError, match="but the model was made for sequences of"):
+        scorer.posterior(["x" * len(ids)], "lang")
 
 
 def by_kind(engine, prompt, completion, markers, shown):

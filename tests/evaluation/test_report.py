@@ -283,6 +283,19 @@ def test_tables_carry_bars_control_arm_and_tail(written):
     )
 
 
+def test_the_table_of_a_terminal_has_whole_verdicts():
+    results = make_results()
+    for row in results["control"]:
+        if row["bar"] is not None:
+            row |= {"obeyed": row["bar"] + 0.01, "low": row["bar"] - 0.02, "high": 1.0}
+    for width in (80, 120, 300):
+        console = Console(width=width, record=True, file=open(os.devnull, "w"))
+        console.print(report.terminal_table(results))
+        shown = console.export_text()
+        assert all(word in shown for word in ("holds,", "but the", "reaches", "below"))
+        assert "…" not in shown
+
+
 HOSTILE = "<script>alert('x')</script>&</pre>\"%{y}\x00\ud800"
 
 

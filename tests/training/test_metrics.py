@@ -1,6 +1,7 @@
 """Metrics: one line a record, none twice, whole after a kill."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -63,11 +64,11 @@ def test_a_write_that_is_killed_leaves_the_file_before(tmp_path, monkeypatch):
     writer = MetricWriter(tmp_path, 0)
     writer.write(1, {"loss": 1})
 
-    def killed(path, text):
-        path.open("w").write(text[: len(text) // 2 + 3])
+    def killed(path, data):
+        path.open("wb").write(data[: len(data) // 2 + 3])
         raise SystemExit
 
-    monkeypatch.setattr(type(writer.path), "write_text", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(SystemExit):
         writer.write(2, {"loss": 2})
     lines = (tmp_path / "metrics.jsonl").read_bytes().decode().splitlines()

@@ -7,6 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from marker_lm.model.config import LoRA
 from marker_lm.training.optimizer import make_optimizer, schedule
 from tests.model.helpers import make_params, small_config
 
@@ -99,3 +100,28 @@ def test_muon_turns_block_matrices_and_leaves_tables_and_norms_to_adam():
     singular = np.linalg.svd(query_DxHN, compute_uv=False)
     assert singular.max() / singular.min() < 2.5
     assert singular.max() < 0.03 * 1.3 * max(1, query_DxHN.shape[1] / query_DxHN.shape[0]) ** 0.5
+
+
+def test_weight_decay_draws_lora_back_to_the_base_model():
+    params = make_params(small_config(lora=LoRA(2, 1.0)))["layers"]["mlp"]
+    optimizer = make_optimizer(config(warmup_steps=0), 100)
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p)[0])(grads, params)
+    for name in ("gate_lora_a", "gate_lora_b"):
+        np.testing.assert_allclose(updates[name], -0.05 * params[name], rtol=1e-5)
+
+
+def test_muon_leaves_loras_factors_to_adam():
+    params = make_params(small_config(layers=2, lora=LoRA(2, 1.0, "query")))
+    settings = dict(optimizer="muon", muon_learning_rate=0.03, warmup_steps=0, weight_decay=0.0)
+    optimizer = make_optimizer(config(**settings), 100)
+    moved = {"layers": {"attention": params["layers"]["attention"]}}
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), moved)
+    updates = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p)[0])(grads, moved)
+    for name in ("query_lora_a", "query_lora_b"):
+        first = (1 + 0.9 / 1.9) * 0.1
+        update, grad = (tree["layers"]["attention"][name] for tree in (updates, grads))
+        np.testing.assert_allclose(update, -first * np.sign(grad), rtol=1e-3)
+    factors = {name: x for name, x in moved["layers"]["attention"].items() if "_lora_" in name}
+    with pytest.raises(ValueError, match="muon' finds no whole matrix.*train.optimizer=adamw"):
+        optimizer.init({"layers": {"attention": factors}})

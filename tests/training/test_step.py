@@ -14,6 +14,7 @@ from marker_lm.sharding.rules import batch_sharding
 from marker_lm.training.loop import model_config
 from marker_lm.training.optimizer import make_optimizer
 from marker_lm.training.step import abstract_state, make_eval_step, make_train_step, new_state
+from marker_lm.training.trainable import trained_paths
 from tests.tiny import tiny_config
 
 STEPS = 12
@@ -22,20 +23,22 @@ STEPS = 12
 class Case:
     """Model, optimizer and batches of the tiny config."""
 
-    def __init__(self, data, **model):
-        config = tiny_config(data).unlock()
-        config.model.update(**model)
+    def __init__(self, data, trainable="", **lora):
+        config = tiny_config(data, trainable=trainable).unlock()
+        config.lora.update(**lora)
         self.config = config
         tokenizer = load_tokenizer(data / "prepared" / "tokenizer")
         setup = make_setup(config, load_taxonomy(config.taxonomy), tokenizer)
         self.model = model_config(config, setup)
         self.batches = train_batches(config, setup, Cache(data / "prepared" / "train"), slice(None))
+        self.trained = trained_paths(self.model, trainable)
         self.optimizer = make_optimizer(config.train, len(self.batches))
 
     def train(self, mesh, steps=STEPS):
         """The final state and the metrics of each step."""
-        state = new_state(self.model, self.optimizer, mesh, seed=0)
-        step = make_train_step(self.model, self.optimizer, mesh, self.config.train.loss_blocks)
+        state = new_state(self.model, self.optimizer, mesh, 0, trained=self.trained)
+        blocks = self.config.train.loss_blocks
+        step = make_train_step(self.model, self.optimizer, mesh, blocks, self.trained)
         found = []
         for batch in iterate(self.batches, 0, steps, threads=1):
             batch = jax.make_array_from_process_local_data(batch_sharding(mesh), batch)
