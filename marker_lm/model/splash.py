@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import PartitionSpec
 
-_LANES = 128  # sizes of a TPU's vector registers: blocks and heads are multiples of it
+LANES = 128  # sizes of a TPU's vector registers: blocks and heads are multiples of it
 _BLOCK = 512  # tokens of a block of queries or keys, where the sequence is as long
 
 
@@ -29,8 +28,7 @@ def splash_attention(
 ) -> jax.Array:
     """Causal grouped-query attention [B, L, H, N] within segments.
 
-    Under a mesh every device runs the kernel on its rows and heads; where the length is split, on
-    its queries against all keys.
+    Under a mesh every device runs the kernel on its rows and heads.
 
     Args:
       q_BxLxHxN, k_BxLxKxN, v_BxLxKxN: after RoPE, in the compute dtype.
@@ -44,53 +42,52 @@ def splash_attention(
       ValueError: the length is no multiple of 128.
     """
     L, H, N = q_BxLxHxN.shape[1:]
-    if L % _LANES:
+    if L % LANES:
         raise ValueError(
-            f"sequences have {L} tokens; splash attention wants a multiple of {_LANES} "
+            f"sequences have {L} tokens; splash attention wants a multiple of {LANES} "
             "(train.length)."
         )
-    mesh = jax.sharding.get_abstract_mesh()
-    q_axes, kv_axes = ("batch", "heads", "length", None), ("batch", "kv_heads", None, None)
-    q_spec, kv_spec, row_spec, key_row_spec = (
-        nn.logical_to_mesh_axes(axes) or PartitionSpec()
-        for axes in (q_axes, kv_axes, ("batch", "length"), ("batch", None))
-    )
-    length_spec = PartitionSpec(None, q_spec[2]) if len(q_spec) else PartitionSpec()
-    split = mesh.shape.get(length_spec[1], 1) if len(length_spec) and length_spec[1] else 1
-    kernel = _kernel(L, H, softcap, window, split, interpret)
+    kernel = _kernel(L, H, softcap, window, interpret)
 
-    def attend(kernel, q_BxHxLxN, k_BxKxSxN, v_BxKxSxN, ids_BxL, key_ids_BxS):
+    def attend(q_BxHxLxN, k_BxKxLxN, v_BxKxLxN, ids_BxL):
         return jax.vmap(kernel)(
-            q_BxHxLxN, k_BxKxSxN, v_BxKxSxN, kernels.SegmentIds(ids_BxL, key_ids_BxS)
+            q_BxHxLxN, k_BxKxLxN, v_BxKxLxN, kernels.SegmentIds(ids_BxL, ids_BxL)
         )
 
-    if not mesh.empty:
-        kernel_spec = kernel.manual_sharding_spec(jax.sharding.NamedSharding(mesh, length_spec))
+    if not jax.sharding.get_abstract_mesh().empty:
+        q_spec, kv_spec, ids_spec = (
+            nn.logical_to_mesh_axes(axes)
+            for axes in (
+                ("batch", "heads", None, None),
+                ("batch", "kv_heads", None, None),
+                ("batch", None),
+            )
+        )
         attend = jax.shard_map(
             attend,
-            in_specs=(kernel_spec, q_spec, kv_spec, kv_spec, row_spec, key_row_spec),
+            in_specs=(q_spec, kv_spec, kv_spec, ids_spec),
             out_specs=q_spec,
             check_vma=False,  # the kernel's outputs carry no such types
         )
     q, k, v = (_heads_first(x) for x in (q_BxLxHxN * scale, k_BxLxKxN, v_BxLxKxN))
-    mixed_BxHxLxN = attend(kernel, q, k, v, segment_ids_BxL, segment_ids_BxL)
+    mixed_BxHxLxN = attend(q, k, v, segment_ids_BxL)
     return mixed_BxHxLxN.swapaxes(1, 2)[..., :N]
 
 
 def _heads_first(x_BxLxHxN: jax.Array) -> jax.Array:
     """[B, H, L, N], N filled up with zeros to whole lanes: they change no product."""
-    short = -x_BxLxHxN.shape[-1] % _LANES
+    short = -x_BxLxHxN.shape[-1] % LANES
     return jnp.pad(x_BxLxHxN.swapaxes(1, 2), ((0, 0), (0, 0), (0, 0), (0, short)))
 
 
-def _kernel(L: int, heads: int, softcap: float, window: int, split: int, interpret: bool):
+def _kernel(L: int, heads: int, softcap: float, window: int, interpret: bool):
     """The kernel for one shape. Its mask is known here: blocks that nobody sees are never read."""
     mask = masks.LocalMask((L, L), (window - 1, 0), 0) if window else masks.CausalMask((L, L))
-    block = next(size for size in (_BLOCK, 256, _LANES) if L // split % size == 0)
+    block = next(size for size in (_BLOCK, 256, LANES) if L % size == 0)
     return kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         head_shards=1,
-        q_seq_shards=split,
+        q_seq_shards=1,
         attn_logits_soft_cap=softcap or None,
         block_sizes=kernels.BlockSizes(
             block_q=block,

@@ -20,7 +20,7 @@ from marker_lm.model.params import (
     outer_params,
 )
 from marker_lm.model.positions import Rotation, apply_rope, rotations
-from marker_lm.model.splash import platform, splash_attention
+from marker_lm.model.splash import LANES, platform, splash_attention
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -128,7 +128,8 @@ class Attention(nn.Module):
         """Attention [B, L, H, N]; on TPUs `whole` sequences have a kernel of their own."""
         c = self.config
         scale = c.attention_scale or c.head_size**-0.5
-        if whole and platform() == "tpu":
+        # Scoring has short sequences of other lengths.
+        if whole and q.shape[1] % LANES == 0 and platform() == "tpu":
             sizes = sorted(set(c.layer_windows))
             kernels = [
                 functools.partial(
