@@ -1,5 +1,6 @@
 """The decoder-only transformer."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ from marker_lm.model.params import (
     outer_params,
 )
 from marker_lm.model.positions import Rotation, apply_rope, rotations
+from marker_lm.model.splash import LANES, platform, splash_attention
 
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -32,6 +34,7 @@ class Context(NamedTuple):
     positions_BxL: jax.Array
     key_positions_BxS: jax.Array
     mask_BxLxS: jax.Array
+    segment_ids_BxL: jax.Array
     rotation: Rotation
     local_rotation: Rotation
     slots_BxL: jax.Array | None
@@ -103,15 +106,12 @@ class Attention(nn.Module):
         q = nn.with_logical_constraint(q, ("batch", "length", "heads", "head"))
         k = nn.with_logical_constraint(k, ("batch", "length", "kv_heads", "head"))
         v = nn.with_logical_constraint(v, ("batch", "length", "kv_heads", "head"))
-        rotation, mask_BxLxS = context.rotation, context.mask_BxLxS
+        rotation = context.rotation
         if c.windows:
             rotation = jax.tree.map(
                 lambda local, other: jnp.where(window > 0, local, other),
                 context.local_rotation,
                 rotation,
-            )
-            mask_BxLxS = within_window(
-                mask_BxLxS, context.positions_BxL, context.key_positions_BxS, window
             )
         q = apply_rope(q, rotation, c.rope_interleaved)
         k = apply_rope(k, rotation, c.rope_interleaved)
@@ -121,9 +121,29 @@ class Attention(nn.Module):
                 v=cache_lib.write_layer(cache.v, layer, context.slots_BxL, v),
             )
             k, v = cache.k[layer].astype(q.dtype), cache.v[layer].astype(q.dtype)
-        scale = c.attention_scale or c.head_size**-0.5
-        mixed_BxLxHxN = attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
+        mixed_BxLxHxN = self._mix(q, k, v, window, context, whole=cache is None)
         return linear(c, p, "out", mixed_BxLxHxN, inputs=2), cache
+
+    def _mix(self, q, k, v, window, context: Context, whole: bool):
+        """Attention [B, L, H, N]; on TPUs `whole` sequences have a kernel of their own."""
+        c = self.config
+        scale = c.attention_scale or c.head_size**-0.5
+        # Scoring has short sequences of other lengths.
+        if whole and q.shape[1] % LANES == 0 and platform() == "tpu":
+            sizes = sorted(set(c.layer_windows))
+            kernels = [
+                functools.partial(
+                    splash_attention, scale=scale, softcap=c.attention_softcap, window=n
+                )
+                for n in sizes
+            ]
+            number = jnp.searchsorted(jnp.asarray(sizes), window)
+            return jax.lax.switch(number, kernels, q, k, v, context.segment_ids_BxL)
+        mask_BxLxS = context.mask_BxLxS
+        if c.windows:
+            positions = context.positions_BxL, context.key_positions_BxS
+            mask_BxLxS = within_window(mask_BxLxS, *positions, window)
+        return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
 
     def _heads(self, p, name: str, x_BxLxD):
         """Queries, keys or values [B, L, heads, N], before RoPE."""
@@ -226,7 +246,12 @@ class Transformer(nn.Module):
             cache = cache.replace(length=length_B)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
         context = Context(
-            positions_BxL, key_positions, mask, *rotations(c, positions_BxL), slots_BxL=slots
+            positions_BxL,
+            key_positions,
+            mask,
+            segment_ids_BxL,
+            *rotations(c, positions_BxL),
+            slots_BxL=slots,
         )
 
         block = Block
