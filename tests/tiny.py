@@ -10,7 +10,7 @@ from configs import default
 from marker_lm.data.cache import Cache
 from marker_lm.data.parse import parse_row
 from marker_lm.data.spans import Spans, value_number
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import reserved_tokens

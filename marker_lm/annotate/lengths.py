@@ -1,6 +1,7 @@
 """Counts lengths, each in the unit that the taxonomy names: units are never mixed.
 
-A bucket of a length follows from its number and is filled in where rows are read (data/row_markers.py).
+A bucket of a length follows from its number and is filled in where rows are read
+(data/row_markers.py).
 """
 
 import dataclasses
@@ -85,7 +86,7 @@ def _model_tokens(settings: "Settings") -> Counter:
             "lengths: the unit 'model tokens' needs lengths.tokenizer: 'bytes', a SentencePiece "
             "*.model file or a folder with a saved tokenizer"
         )
-    from marker_lm.data.tokenizer import load_tokenizer
+    from marker_lm.data.tokenizers.load import load_tokenizer
 
     tokenizer = load_tokenizer(settings.tokenizer)
     return lambda texts: [len(ids) for ids in tokenizer.encode_batch(texts)]

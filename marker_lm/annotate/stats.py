@@ -17,9 +17,10 @@ from marker_lm.data.inputs import SPLITS, examples
 from marker_lm.data.processes import map_in_processes
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_layout
-from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_training import TRAINERS
+from marker_lm.data.tokenizers.base import Tokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import TRAINERS
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.markers.template import TEMPLATES

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from marker_lm.data.example import Example
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy

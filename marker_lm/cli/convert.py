@@ -76,7 +76,7 @@ def convert_run(args) -> None:
     from etils import epath
 
     from marker_lm.convert.export import export, find_writer
-    from marker_lm.data.tokenizer import load_tokenizer
+    from marker_lm.data.tokenizers.load import load_tokenizer
     from marker_lm.decoding.load import laid_out
     from marker_lm.markers.taxonomy import Taxonomy
     from marker_lm.model.config import ModelConfig

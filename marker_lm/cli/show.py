@@ -36,7 +36,7 @@ def run(args) -> None:
     from marker_lm.data.cache import Cache
     from marker_lm.data.prepare import check_cache, prepare
     from marker_lm.data.setup import data_folder, make_setup, train_batches
-    from marker_lm.data.tokenizer import load_tokenizer
+    from marker_lm.data.tokenizers.load import load_tokenizer
     from marker_lm.markers.taxonomy import load_taxonomy
 
     folder = data_folder(config, args.workdir)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from marker_lm.convert.checkpoint import Pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.families import Family, find_family
+from marker_lm.convert.pretrained import Pretrained
 from marker_lm.convert.source import TensorSource
 from marker_lm.convert.tensors import TheirTensor, tensor_table
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.model.config import ModelConfig
 
 TIED_HEAD = "lm_head.weight"  # of families that never have a head of their own

@@ -1,45 +1,19 @@
 """A pretrained model that can be opened: a Hugging Face folder or a GGUF file."""
 
-import dataclasses
-from collections.abc import Callable
-
 from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.convert.errors import ConvertError
+from marker_lm.convert.gguf_file import open_gguf
+from marker_lm.convert.pretrained import Pretrained
 from marker_lm.convert.safetensors_file import SafetensorsSource, read_json
-from marker_lm.convert.source import TensorSource
-from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 
 # Beside the files of Hugging Face, in a folder that was exported from a run.
 TAXONOMY_FILE = "taxonomy.yaml"
 ABOUT_FILE = "marker_lm.json"
 TOKENIZER_FOLDER = "marker_lm_tokenizer"
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A pretrained model, opened but not read.
-
-    Attributes:
-      path: where it lies.
-      config: as in config.json.
-      tensors: the weights.
-      generation: as in generation_config.json, {} where there is none.
-      load_tokenizer: reads the tokenizer.
-      about: as in marker_lm.json, {} where the model was not exported from a run.
-    """
-
-    path: str
-    config: dict
-    tensors: TensorSource
-    generation: dict
-    load_tokenizer: Callable[[], Tokenizer]
-    about: dict = dataclasses.field(default_factory=dict)
-
-    def tokenizer(self) -> Tokenizer:
-        """The model's own tokenizer. Raises TokenizerError or FileNotFoundError."""
-        return self.load_tokenizer()
 
 
 def open_init_from(config: ConfigDict) -> Pretrained | None:
@@ -62,8 +36,6 @@ def open_pretrained(path: epath.PathLike) -> Pretrained:
     Raises ConvertError: it is not there, not whole, or neither of the two.
     """
     if str(path).endswith(".gguf"):
-        from marker_lm.convert.gguf_file import open_gguf
-
         return open_gguf(path)
     folder = epath.Path(path)
     if not folder.is_dir():

@@ -29,8 +29,8 @@ from marker_lm.convert.safetensors_writer import (
 )
 from marker_lm.convert.tensors import TheirTensor, tensor_table
 from marker_lm.data.chat import load_chat
-from marker_lm.data.tokenizer import Tokenizer, TokenizerError
-from marker_lm.data.tokenizer_export import as_hf, with_marker_tokens
+from marker_lm.data.tokenizers.base import Tokenizer, TokenizerError
+from marker_lm.data.tokenizers.export import as_hf, with_marker_tokens
 from marker_lm.markers.taxonomy import Taxonomy
 from marker_lm.model.config import DTYPES, ModelConfig
 from marker_lm.model.lora import merge

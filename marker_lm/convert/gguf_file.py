@@ -13,9 +13,9 @@ import numpy as np
 from etils import epath
 
 from marker_lm.convert import gguf_config, gguf_tokenizer
-from marker_lm.convert.checkpoint import Pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.gguf_config import Metadata
+from marker_lm.convert.pretrained import Pretrained
 from marker_lm.convert.source import Index
 
 _MAGIC = b"GGUF"

@@ -10,7 +10,7 @@ from typing import Any
 
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.gguf_config import Metadata
-from marker_lm.data.tokenizer_hf import HFTokenizer
+from marker_lm.data.tokenizers.hf import HFTokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # gguf.TokenType
 _SPACE_PIECE = "\u2581"  # SentencePiece writes a space with this character

@@ -16,7 +16,8 @@ import numpy as np
 from etils import epath
 
 from marker_lm.convert.check import check_tensors, check_tied_head, model_config, their_tensors
-from marker_lm.convert.checkpoint import Pretrained, open_pretrained
+from marker_lm.convert.checkpoint import open_pretrained
+from marker_lm.convert.pretrained import Pretrained
 from marker_lm.convert.source import Index, TensorSource
 from marker_lm.convert.tensors import TheirTensor
 from marker_lm.markers.definitions import MarkerRows

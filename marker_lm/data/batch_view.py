@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from marker_lm.data.assembly import Kind, Layout
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError
 from marker_lm.markers.template import reserved_tokens

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from marker_lm.data.spans import Spans
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
 _CONTENTS = ("first", "other")  # answers that begin and end with different letters

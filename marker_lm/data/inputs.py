@@ -18,8 +18,9 @@ from marker_lm.data.rejects import Rejects
 from marker_lm.data.row_format import RowFormat
 from marker_lm.data.seen import SeenIds
 from marker_lm.data.sources import excerpt, find_files, read_examples, repeated_id
-from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from marker_lm.data.tokenizer_training import TRAINERS
+from marker_lm.data.tokenizers.base import Tokenizer, TokenizerError
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import TRAINERS
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy
 

@@ -17,8 +17,9 @@ from marker_lm.data.inputs import SPLITS, data_key, examples, file_facts, named_
 from marker_lm.data.rejects import Rejects
 from marker_lm.data.setup import SetupError
 from marker_lm.data.shards import ShardJob, ShardRows, blocks, write_shards
-from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
-from marker_lm.data.tokenizer_training import TRAINERS
+from marker_lm.data.tokenizers.base import Tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import TRAINERS
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 from marker_lm.markers.template import TextTemplate
 

@@ -12,7 +12,7 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.chat import Chat, load_chat
 from marker_lm.data.loader import Batches, Stream
 from marker_lm.data.mixture import make_mixture, row_factors
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import Dropout
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy

@@ -15,7 +15,7 @@ from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
 from marker_lm.data.processes import count_workers, map_in_processes
 from marker_lm.data.spans import Spans
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy
 

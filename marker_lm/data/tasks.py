@@ -23,7 +23,7 @@ from marker_lm.data.chat import ChatError, Turn
 from marker_lm.data.example import Example
 from marker_lm.data.sources import SourceError
 from marker_lm.data.spans import ABSENT, Spans, value_number
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.data.vocabularies import (
     CategoriesVocabulary,
     TokenizerVocabulary,

@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 
 
 class TokenizerVocabulary(seqio.Vocabulary):

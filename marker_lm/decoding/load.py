@@ -15,7 +15,8 @@ from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.load import load_params as load_pretrained
 from marker_lm.convert.safetensors_file import read_json
 from marker_lm.data.setup import make_setup
-from marker_lm.data.tokenizer import Tokenizer, load_tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig

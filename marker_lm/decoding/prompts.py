@@ -15,7 +15,7 @@ from marker_lm.data.assembly import Layout, assemble
 from marker_lm.data.chat import Chat, Turn, check_messages
 from marker_lm.data.row_markers import fill_buckets
 from marker_lm.data.spans import Spans
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy
 

@@ -13,16 +13,17 @@ from ml_collections import ConfigDict
 
 from marker_lm.convert.check import check_tokenizer
 from marker_lm.convert.check import model_config as pretrained_config
-from marker_lm.convert.checkpoint import Pretrained, open_init_from
+from marker_lm.convert.checkpoint import open_init_from
 from marker_lm.convert.families import find_family
 from marker_lm.convert.families.family import RUNTIME
 from marker_lm.convert.load import load_params, trained_markers, with_marker_rows
+from marker_lm.convert.pretrained import Pretrained
 from marker_lm.data.cache import Cache
 from marker_lm.data.inputs import data_key, file_facts
 from marker_lm.data.loader import iterate
 from marker_lm.data.prepare import check_cache, prepare
 from marker_lm.data.setup import Setup, data_folder, eval_batches, make_setup, train_batches
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.definitions import marker_rows
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.model.config import LoRA, ModelConfig

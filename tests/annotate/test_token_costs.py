@@ -9,7 +9,7 @@ from marker_lm.data.assembly import assemble
 from marker_lm.data.parse import parse_row
 from marker_lm.data.plan import kept_markers
 from marker_lm.data.setup import make_setup
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import Dropout, hash_ids
 from tests.tiny import make_rows, make_spans, tiny_config, tiny_taxonomy

@@ -27,7 +27,7 @@ def write_checkpoint(folder: str, gigabytes: float, shards: int) -> int:
     from etils import epath
 
     from marker_lm.convert.safetensors_writer import Planned, write_file, write_index
-    from marker_lm.data.tokenizer_bytes import ByteTokenizer
+    from marker_lm.data.tokenizers.bytes import ByteTokenizer
     from tests.convert.pretrained import CONFIG, shapes
 
     def config(layers):

@@ -15,7 +15,7 @@ from marker_lm.data.cache import Cache, is_cache
 from marker_lm.data.loader import iterate
 from marker_lm.data.prepare import prepare
 from marker_lm.data.setup import make_setup, train_batches
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from tests.benchmarks.mix import Clock, mix_config
 

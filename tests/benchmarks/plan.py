@@ -20,7 +20,7 @@ from marker_lm.data.plan import Planner, PlanSummary
 from marker_lm.data.prepare import prepare
 from marker_lm.data.setup import make_dropout, make_setup
 from marker_lm.data.spans import Index
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from tests.benchmarks.mix import Clock, mix_config, peak_gigabytes
 

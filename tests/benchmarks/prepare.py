@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from marker_lm.data.cache_writer import ROWS_PER_SHARD
 from marker_lm.data.prepare import prepare
-from marker_lm.data.tokenizer_training import train_sentencepiece
+from marker_lm.data.tokenizers.training import train_sentencepiece
 from tests.benchmarks.mix import MIX, mix_config
 
 START = 3 * ROWS_PER_SHARD  # rows of the first run: a shard of one of two workers, and one more

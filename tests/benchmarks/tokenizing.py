@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import tensorflow as tf
 import tokenizers
 
-from marker_lm.data.tokenizer import load_tokenizer
-from marker_lm.data.tokenizer_hf import HFTokenizer
-from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
+from marker_lm.data.tokenizers.hf import HFTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import train_bpe, train_sentencepiece
 from marker_lm.data.vocabularies import TokenizerVocabulary
 from tests.data.small import mix_texts
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.chat import Chat
-from marker_lm.data.tokenizer import Tokenizer
+from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.decoding.engine import extend, pad, write_text
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.model.cache import init_cache

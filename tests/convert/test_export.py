@@ -15,8 +15,8 @@ from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.export import export, write_taxonomy
 from marker_lm.convert.load import load_config, load_params
-from marker_lm.data.tokenizer import load_tokenizer
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.sharding.mesh import make_mesh
 from tests.convert.pretrained import CONFIG, tensors, write_pretrained

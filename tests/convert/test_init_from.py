@@ -12,8 +12,8 @@ from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.export import export
 from marker_lm.convert.load import load_config, load_params, with_marker_rows
-from marker_lm.data.tokenizer import TokenizerError
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.base import TokenizerError
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer

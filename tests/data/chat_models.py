@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from marker_lm.data.chat import Chat, load_chat
-from marker_lm.data.tokenizer_hf import HFTokenizer
+from marker_lm.data.tokenizers.hf import HFTokenizer
 
 CHATML = """
 {%- for message in messages %}

@@ -10,8 +10,8 @@ from marker_lm.data.batch_print import lines, page, visible
 from marker_lm.data.batch_view import Reader, summary
 from marker_lm.data.plan import kept_markers
 from marker_lm.data.setup import make_setup, train_batches
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_training import train_sentencepiece
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.training import train_sentencepiece
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import load_taxonomy

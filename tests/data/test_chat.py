@@ -27,7 +27,7 @@ from marker_lm.data.row_format import RowFormat
 from marker_lm.data.setup import SetupError, make_setup, train_batches
 from marker_lm.data.sources import read_examples
 from marker_lm.data.spans import Spans, flatten_spans, value_number
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from tests.cache_files import write_cache
 from tests.data.chat_models import MODELS, make_chat, make_tokenizer

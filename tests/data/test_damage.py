@@ -12,7 +12,7 @@ from marker_lm.data.mixture import MixtureError
 from marker_lm.data.prepare import check_cache, prepare
 from marker_lm.data.setup import SetupError, eval_batches, make_setup, train_batches
 from marker_lm.data.sources import SourceError
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import MarkerError
 from tests.tiny import make_cache, make_rows, tiny_config, tiny_taxonomy, write_data

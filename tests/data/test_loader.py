@@ -7,7 +7,7 @@ from marker_lm.data.assembly import Kind
 from marker_lm.data.cache import Cache
 from marker_lm.data.loader import iterate, place
 from marker_lm.data.setup import eval_batches, make_setup, train_batches
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from tests.tiny import make_cache, make_rows, show, tiny_config, tiny_taxonomy
 

@@ -20,9 +20,9 @@ from marker_lm.data.inputs import data_key
 from marker_lm.data.prepare import check_cache, prepare, tokenizer_texts
 from marker_lm.data.setup import SetupError
 from marker_lm.data.sources import RejectShareError
-from marker_lm.data.tokenizer import load_tokenizer
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_training import train_sentencepiece
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import train_sentencepiece
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import load_taxonomy

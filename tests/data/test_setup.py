@@ -4,7 +4,7 @@ import pytest
 
 from marker_lm.data.assembly import Layout
 from marker_lm.data.setup import SetupError, find_arm, make_dropout, make_setup, train_batches
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.codec import MarkerCodec
 from tests.tiny import make_cache, make_rows, show, tiny_config, tiny_taxonomy
 

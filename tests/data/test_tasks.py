@@ -8,7 +8,7 @@ import pytest
 from marker_lm.data.example import Example
 from marker_lm.data.parse import parse_row
 from marker_lm.data.spans import ABSENT
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.taxonomy import MarkerError
 from tests.data.small import ROWS, Codec, taxonomy
 

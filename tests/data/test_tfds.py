@@ -8,7 +8,7 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.prepare import prepare
 from marker_lm.data.sources import RejectShareError, SourceError
 from marker_lm.data.tasks import tfds_rows
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from tests.tiny import tiny_config, write_data
 
 

@@ -10,9 +10,10 @@ import pytest
 import sentencepiece
 from hypothesis import example, given, settings
 
-from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
+from marker_lm.data.tokenizers.base import Tokenizer, TokenizerError
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import train_bpe, train_sentencepiece
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [
@@ -136,7 +137,7 @@ def test_training_is_deterministic(pieces, merges):
 def test_a_sample_is_the_same_in_every_process_and_not_the_first_texts():
     """In one process the trainer's own sample repeats itself."""
     code = """
-from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
+from marker_lm.data.tokenizers.training import train_bpe, train_sentencepiece
 letters = str.maketrans("0123456789", "abcdefghij")
 texts = [f"{n} {n * 7919 % 1000} {n * 104729 % 1000}".translate(letters) for n in range(2000)]
 for chosen, most in ((texts, 500), (texts[:500], 0), (texts, 0)):

@@ -7,12 +7,13 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 
-from marker_lm.data.tokenizer import TokenizerError, load_tokenizer
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_export import as_hf, with_marker_tokens
-from marker_lm.data.tokenizer_hf import HFTokenizer
-from marker_lm.data.tokenizer_sentencepiece import SentencePieceTokenizer
-from marker_lm.data.tokenizer_training import train_bpe, train_sentencepiece
+from marker_lm.data.tokenizers.base import TokenizerError
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.export import as_hf, with_marker_tokens
+from marker_lm.data.tokenizers.hf import HFTokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from marker_lm.data.tokenizers.training import train_bpe, train_sentencepiece
 from marker_lm.markers.category import Category
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy

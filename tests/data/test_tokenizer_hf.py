@@ -12,9 +12,10 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 
-from marker_lm.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from marker_lm.data.tokenizer_hf import HFTokenizer, load_hf
-from marker_lm.data.tokenizer_training import train_bpe
+from marker_lm.data.tokenizers.base import Tokenizer, TokenizerError
+from marker_lm.data.tokenizers.hf import HFTokenizer, load_hf
+from marker_lm.data.tokenizers.load import load_tokenizer
+from marker_lm.data.tokenizers.training import train_bpe
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.markers.template import TEMPLATES

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tokenizers
 
-from marker_lm.data.tokenizer_training import train_bpe
+from marker_lm.data.tokenizers.training import train_bpe
 from marker_lm.data.vocabularies import TokenizerVocabulary
 from tests.data.small import mix_texts
 from tests.data.test_tokenizer_hf import KINDS

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from marker_lm.data.assembly import Layout
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.category import Category
 from marker_lm.markers.codec import MarkerCodec

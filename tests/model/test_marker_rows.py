@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.markers.category import Category
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.definitions import marker_rows

@@ -12,7 +12,7 @@ from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.families import FAMILIES
 from marker_lm.convert.load import load_config, load_params
 from marker_lm.convert.peft import export_adapter, import_adapter
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.decoding.load import laid_out, load_engine
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import is_factor, merge

@@ -13,7 +13,7 @@ import pytest
 
 from marker_lm.data.cache import Cache
 from marker_lm.data.setup import make_setup, train_batches
-from marker_lm.data.tokenizer import load_tokenizer
+from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.training.checkpoints import Checkpoints, has_checkpoint, load_about

@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
-from marker_lm.data.tokenizer import PLAIN, TokenizerError, check_ids, check_text
-from marker_lm.data.tokenizer_json import (
+from marker_lm.data.tokenizers.base import PLAIN, TokenizerError, check_ids, check_text
+from marker_lm.data.tokenizers.json_content import (
     Content,
     bos_processor,
     build,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from marker_lm.data.tokenizer import check_ids, check_text
+from marker_lm.data.tokenizers.base import check_ids, check_text
 
 BYTES_FILE = "tokenizer.bytes"
 

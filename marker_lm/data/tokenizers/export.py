@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from marker_lm.data.tokenizer import PLAIN, Tokenizer, TokenizerError
-from marker_lm.data.tokenizer_bytes import ByteTokenizer
-from marker_lm.data.tokenizer_hf import BYTE_CHARACTERS, HFTokenizer
-from marker_lm.data.tokenizer_json import Content
-from marker_lm.data.tokenizer_sentencepiece import (
+from marker_lm.data.tokenizers.base import PLAIN, Tokenizer, TokenizerError
+from marker_lm.data.tokenizers.bytes import ByteTokenizer
+from marker_lm.data.tokenizers.hf import BYTE_CHARACTERS, HFTokenizer
+from marker_lm.data.tokenizers.json_content import Content
+from marker_lm.data.tokenizers.sentencepiece import (
     SPACE_PIECE,
     SentencePieceTokenizer,
     parse_model,

@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers
 
-from marker_lm.data.tokenizer import TokenizerError
+from marker_lm.data.tokenizers.base import TokenizerError
 
 Content = dict[str, Any]  # a parsed tokenizer.json
 

@@ -9,9 +9,9 @@ from random import Random
 import sentencepiece
 import tokenizers
 
-from marker_lm.data.tokenizer import TokenizerError, check_text
-from marker_lm.data.tokenizer_hf import HFTokenizer
-from marker_lm.data.tokenizer_sentencepiece import SPACE_PIECE, SentencePieceTokenizer
+from marker_lm.data.tokenizers.base import TokenizerError, check_text
+from marker_lm.data.tokenizers.hf import HFTokenizer
+from marker_lm.data.tokenizers.sentencepiece import SPACE_PIECE, SentencePieceTokenizer
 
 _BPE_SPECIAL = {"pad_token": "<|padding|>", "eos_token": "<|endoftext|>"}
 # Qwen 2's, but that marks stand with the letters they belong to: Thai and Hindi fall apart else.

@@ -8,7 +8,7 @@ from typing import Any
 import sentencepiece
 from etils import epath
 
-from marker_lm.data.tokenizer import PLAIN, TokenizerError, check_ids, check_text
+from marker_lm.data.tokenizers.base import PLAIN, TokenizerError, check_ids, check_text
 
 SPACE_PIECE = "\u2581"  # SentencePiece writes a space with this character
 MODEL_FILE = "tokenizer.model"

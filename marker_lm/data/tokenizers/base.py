@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back. TensorFlow is not needed.
+"""What a tokenizer is, and the checks that all kinds share.
 
 Reserved marker ids lie above `size` and are never produced by `encode`.
 """
@@ -64,39 +64,3 @@ def check_ids(ids: Iterable[int], size: int) -> list[int]:
                 "reserved marker ids are read by the marker codec, not by the tokenizer"
             )
     return ids
-
-
-def load_tokenizer(spec: epath.PathLike) -> Tokenizer:
-    """'bytes', a SentencePiece `*.model` file, a tokenizer.json, or a folder with a tokenizer.
-
-    A folder is one that `save` wrote, or one of Hugging Face; where it has a tokenizer.json and a
-    SentencePiece model, the first counts. Local or gs://.
-
-    Raises FileNotFoundError or TokenizerError, each with one sentence.
-    """
-    # Each kind is read by its own library, and starts only where it is used.
-    from marker_lm.data import tokenizer_bytes, tokenizer_hf, tokenizer_sentencepiece
-
-    if str(spec) == "bytes":
-        return tokenizer_bytes.ByteTokenizer()
-    path = epath.Path(spec)
-    if path.name == tokenizer_hf.TOKENIZER_FILE:
-        path = path.parent
-    elif path.is_file():
-        return tokenizer_sentencepiece.load_sentencepiece(path)
-    if (path / tokenizer_hf.TOKENIZER_FILE).is_file():
-        return tokenizer_hf.load_hf(path)
-    if (path / tokenizer_sentencepiece.MODEL_FILE).is_file():
-        return tokenizer_sentencepiece.load_sentencepiece(path / tokenizer_sentencepiece.MODEL_FILE)
-    if (path / tokenizer_bytes.BYTES_FILE).is_file():
-        return tokenizer_bytes.ByteTokenizer()
-    if path.is_dir():
-        raise FileNotFoundError(
-            f"the folder '{path}' holds no tokenizer ('{tokenizer_hf.TOKENIZER_FILE}', "
-            f"'{tokenizer_sentencepiece.MODEL_FILE}' or '{tokenizer_bytes.BYTES_FILE}'); give a "
-            "Hugging Face folder, or one that `marker-lm prepare` wrote"
-        )
-    raise FileNotFoundError(
-        f"there is no tokenizer at '{spec}'; give 'bytes', a SentencePiece *.model file, "
-        "or a folder with a tokenizer"
-    )
