@@ -23,7 +23,7 @@ train a model no conversion is needed: `marker-lm train --config.init_from=/mode
 --dry-run reads no weights: it prints what is there, and checks all names and shapes.
 """
 
-from marker_lm.cli.common import ConfigError
+from marker_lm.cli.common import ConfigError, load_config
 
 
 def add_arguments(parser) -> None:
@@ -193,11 +193,12 @@ def write_run(args, model, params, tokenizer, pretrained) -> None:
 
     from etils import epath
 
-    from configs import default
+    import marker_lm
     from marker_lm.markers.taxonomy import load_taxonomy
     from marker_lm.training.checkpoints import save_params
 
-    config = default.get_config("baseline").unlock()
+    shipped = epath.Path(marker_lm.__file__).parents[1] / "configs" / "default.py"
+    config = load_config(f"{shipped}:baseline", []).unlock()
     config.init_from = args.source
     config.data.tokenizer = "pretrained"
     taxonomy = load_taxonomy(config.taxonomy)
