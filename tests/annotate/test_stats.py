@@ -108,7 +108,7 @@ def test_tokens_are_those_of_the_tokenizer_once_it_is_there(tmp_path):
     config = tiny_config(folder).unlock()
     config.data.update(tokenizer="train", vocab_size=400, prepared="")
     before = statistics(folder, config)
-    assert before["about"]["token_unit"].startswith("bytes: the tokenizer is not trained yet")
+    assert before["about"]["token_unit"].startswith("bytes: the tokenizer is not there yet")
     data = epath.Path(folder / "data")
     make_tokenizer(config, load_taxonomy(config.taxonomy), data, lambda line: None)
     after = statistics(folder, config)
