@@ -13,8 +13,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0  # of initialisation, shuffle and dropout
     c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
     c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
-    # A Hugging Face folder or a .gguf file, local or gs://, to begin from. The architecture is the
-    # checkpoint's; of `model`, only dtype, param_dtype, scan and remat count then.
+    # A Hugging Face folder (local or gs://) or a local .gguf file to begin from. The architecture
+    # is the checkpoint's; of `model`, only dtype, param_dtype, scan and remat count then.
     c.init_from = ""
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
     c.template = "text"  # text (the paper's list) | compact (reserved tokens)

@@ -31,7 +31,7 @@ def config_tokenizer(config: ConfigDict) -> Tokenizer | None:
 
 
 def open_pretrained(path: epath.PathLike) -> Pretrained:
-    """Opens a Hugging Face folder or a .gguf file, local or gs://.
+    """Opens a Hugging Face folder, local or gs://, or a .gguf file on a local disk.
 
     Raises ConvertError: it is not there, not whole, or neither of the two.
     """
