@@ -10,7 +10,7 @@ demo: setup
 
 test: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=loadfile
 
 test-extras: setup-extras  # what `make test` skips for want of a heavy extra
 	$(BIN)/python -m pytest -m extra
