@@ -304,7 +304,7 @@ def test_missing_paths_name_the_nearest(tmp_path):
         find_files([])
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"", mtime=0)])
 def test_empty_file(tmp_path, content):
     file = tmp_path / "empty.jsonl"
     file.write_bytes(content)
