@@ -77,10 +77,10 @@ def convert_run(args) -> None:
 
     from marker_lm.convert.export import export, find_writer
     from marker_lm.data.tokenizers.load import load_tokenizer
-    from marker_lm.decoding.load import laid_out
     from marker_lm.markers.taxonomy import Taxonomy
     from marker_lm.model.config import ModelConfig
     from marker_lm.sharding.mesh import make_mesh
+    from marker_lm.sharding.rules import laid_out_params
     from marker_lm.training.checkpoints import load_about, load_params
 
     folder = epath.Path(args.source) / "checkpoints"
@@ -97,7 +97,7 @@ def convert_run(args) -> None:
     if args.dry_run:
         return
     mesh = make_mesh(**about["config"]["mesh"])
-    params = load_params(folder, laid_out(model, mesh), args.step)
+    params = load_params(folder, laid_out_params(model, mesh), args.step)
     if args.to == "adapter":
         write_adapter(args, about, model, family, params)
     else:

@@ -37,6 +37,7 @@ def run(args) -> None:
     from marker_lm.data.prepare import check_cache, prepare
     from marker_lm.data.setup import data_folder, make_setup, train_batches
     from marker_lm.data.tokenizers.load import load_tokenizer
+    from marker_lm.data.whole_files import write_whole
     from marker_lm.markers.taxonomy import load_taxonomy
 
     folder = data_folder(config, args.workdir)
@@ -55,11 +56,9 @@ def run(args) -> None:
     shown = sequences[: args.rows]
     if args.html:
         path = epath.Path(args.html)
-        partial = path.parent / (path.name + ".partial")
         title = f"Training batch {args.step}, arm {config.arm}"
         text = page(title, about, shown, args.tokens)
-        partial.write_bytes(text.encode("utf-8"))
-        partial.replace(path)
+        write_whole(path, text.encode("utf-8"))
         print(f"{about}\nbatch: {path}")
         return
     console = Console(highlight=False, soft_wrap=True)

@@ -9,13 +9,12 @@ import numpy as np
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.families import Family, find_family
 from marker_lm.convert.pretrained import Pretrained
-from marker_lm.convert.source import TensorSource
+from marker_lm.convert.source import PIECE, TensorSource
 from marker_lm.convert.tensors import TheirTensor, tensor_table
 from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.model.config import ModelConfig
 
 TIED_HEAD = "lm_head.weight"  # of families that never have a head of their own
-PIECE = 64 * 1024 * 1024  # bytes compared at once
 
 Table = Mapping[str, list[TheirTensor]]
 

@@ -24,9 +24,14 @@ def open_init_from(config: ConfigDict) -> Pretrained | None:
     return open_pretrained(config.init_from) if config.init_from else None
 
 
-def config_tokenizer(config: ConfigDict) -> Tokenizer | None:
-    """The pretrained model's tokenizer, where a training config asks for it; else None."""
-    pretrained = open_init_from(config) if config.data.tokenizer == "pretrained" else None
+def config_tokenizer(config: ConfigDict, pretrained: Pretrained | None = None) -> Tokenizer | None:
+    """The pretrained model's tokenizer, where a training config asks for it; else None.
+
+    `pretrained` is what the config begins from, where it has been opened already.
+    """
+    if config.data.tokenizer != "pretrained":
+        return None
+    pretrained = pretrained or open_init_from(config)
     return pretrained and pretrained.tokenizer()
 
 

@@ -27,6 +27,7 @@ from marker_lm.convert.safetensors_writer import (
     write_file,
     write_index,
 )
+from marker_lm.convert.source import PIECE
 from marker_lm.convert.tensors import TheirTensor, tensor_table
 from marker_lm.data.chat import load_chat
 from marker_lm.data.tokenizers.base import Tokenizer, TokenizerError
@@ -38,7 +39,6 @@ from marker_lm.model.params import abstract_params
 from marker_lm.progress import Progress
 from marker_lm.sharding.rules import replicated
 
-PIECE = 64 * 1024 * 1024  # bytes of a table that come to the host at once
 # Sections of a training config that an Engine and its verbs read.
 ENGINE_KEYS = ("arm", "plan_arms", "template", "markers", "mesh", "decode")
 ENGINE_DATA_KEYS = ("separator", "chat")

@@ -11,9 +11,9 @@ from typing import Any
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.gguf_config import Metadata
 from marker_lm.data.tokenizers.hf import HFTokenizer
+from marker_lm.data.tokenizers.sentencepiece import SPACE_PIECE
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # gguf.TokenType
-_SPACE_PIECE = "\u2581"  # SentencePiece writes a space with this character
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}"
@@ -247,10 +247,10 @@ def sentencepiece_parts(
       unknown: the piece of what is not in the vocabulary.
       space_first: a space is put before every text (and taken away again on decoding).
     """
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE_PIECE}
-    first = [{"type": "Prepend", "prepend": _SPACE_PIECE}] if space_first else []
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_PIECE}
+    first = [{"type": "Prepend", "prepend": SPACE_PIECE}] if space_first else []
     decoders = [
-        {"type": "Replace", "pattern": {"String": _SPACE_PIECE}, "content": " "},
+        {"type": "Replace", "pattern": {"String": SPACE_PIECE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]

@@ -18,7 +18,7 @@ from etils import epath
 from marker_lm.convert.check import check_tensors, check_tied_head, model_config, their_tensors
 from marker_lm.convert.checkpoint import open_pretrained
 from marker_lm.convert.pretrained import Pretrained
-from marker_lm.convert.source import Index, TensorSource
+from marker_lm.convert.source import PIECE, Index, TensorSource
 from marker_lm.convert.tensors import TheirTensor
 from marker_lm.markers.definitions import MarkerRows
 from marker_lm.model.config import ModelConfig
@@ -26,8 +26,6 @@ from marker_lm.model.marker_rows import init_marker_rows
 from marker_lm.model.params import ArrayInfo, abstract_params
 from marker_lm.progress import Progress
 from marker_lm.sharding.rules import param_shardings
-
-PIECE = 64 * 1024 * 1024  # bytes of a table that are read at once
 
 
 def load_config(path: epath.PathLike, **runtime) -> ModelConfig:

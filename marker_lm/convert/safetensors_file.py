@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from marker_lm.convert.errors import ConvertError
-from marker_lm.convert.source import Index
+from marker_lm.convert.source import PIECE, Index
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,7 +27,6 @@ DTYPES = {
 LARGEST_HEADER = 100_000_000  # bytes; the reference implementation has the same limit
 # Runs of bytes at least so long are read alone; shorter ones together with what lies between.
 SHORTEST_RUN = 256 * 1024
-LARGEST_READ = 64 * 1024 * 1024  # bytes held beside the result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,7 @@ class SafetensorsSource:
             for i, at in enumerate(ranges[0]):
                 self._read_into(out[i], entry, ranges[1:], start + at * row)
             return
-        step = max(LARGEST_READ // row, 1)
+        step = max(PIECE // row, 1)
         for i in range(0, len(ranges[0]), step):
             rows = np.empty((min(step, len(ranges[0]) - i), *shape[1:]), entry.dtype)
             self._read_bytes(rows, entry.path, start + ranges[0][i] * row)

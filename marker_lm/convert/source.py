@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 
 Index = tuple[slice, ...]
+PIECE = 64 * 1024 * 1024  # bytes of a tensor that are held on the host at once
 
 
 class TensorSource(Protocol):

@@ -23,7 +23,25 @@ from marker_lm.data.spans import Index, Spans, build_index, encode_record
 from marker_lm.data.whole_files import whole_file
 
 ROWS_PER_SHARD = 8_192
+_NAMED = 5  # changed rows whose ids a manifest has
 _WRITE_OPTIONS = "group_size:1,zstd:3"  # one record a group: a plan reads rows in random order
+
+
+@dataclasses.dataclass
+class _Joined:
+    """What is known of the parts of an index that have been joined so far.
+
+    files: name, rows and bytes of each shard.
+    tokens: of prompts, markers and completions.
+    chat: conversations, and those whose tokens differ from those of their text as one piece.
+    changed, first_changed: rows that the tokenizer does not give back, and the ids of some.
+    """
+
+    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    tokens: Counter[str] = dataclasses.field(default_factory=Counter)
+    chat: Counter[str] = dataclasses.field(default_factory=Counter)
+    changed: int = 0
+    first_changed: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,25 +116,21 @@ class CacheWriter:
             raise CacheError("there are no rows to write; see the rejects file")
         if is_remote(self.folder):
             (self.work / "manifest.json").unlink(missing_ok=True)
-        files: list[dict[str, Any]] = []
-        tokens: Counter[str] = Counter()
-        chat: Counter[str] = Counter()
-        changed: list[str] = []
+        joined = _Joined()
         with _put(self.work / "index.npz") as file:
-            parts = self._parts(shards, files, tokens, chat, changed)
-            join_columns(parts, file, missing={"begins_N": True})
+            join_columns(self._parts(shards, joined), file, missing={"begins_N": True})
         if "chat" in manifest:
-            manifest = {**manifest, "chat": {**manifest["chat"], **chat}}
+            manifest = {**manifest, "chat": {**manifest["chat"], **joined.chat}}
         manifest = {
             **manifest,
             "version": VERSION,
             "categories": list(self.categories),
-            "rows": sum(shard["rows"] for shard in files),
-            "tokens": dict(tokens),
-            "changed": {"rows": len(changed), "first": changed[:5]},
-            "shards": files,
+            "rows": sum(shard["rows"] for shard in joined.files),
+            "tokens": dict(joined.tokens),
+            "changed": {"rows": joined.changed, "first": joined.first_changed},
+            "shards": joined.files,
         }
-        wanted = {"index.npz", *(shard["file"] for shard in files)}
+        wanted = {"index.npz", *(shard["file"] for shard in joined.files)}
         for path in self.work.iterdir():
             if path.name not in wanted:
                 path.rmtree() if path.is_dir() else path.unlink()
@@ -129,26 +143,21 @@ class CacheWriter:
             self.work.rename(final)
         return manifest
 
-    def _parts(
-        self,
-        shards: int,
-        files: list[dict[str, Any]],
-        tokens: Counter[str],
-        chat: Counter[str],
-        changed: list[str],
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """The columns of each part of the index; adds to the others what it holds."""
+    def _parts(self, shards: int, joined: _Joined) -> Iterator[dict[str, np.ndarray]]:
+        """The columns of each part of the index; `joined` is told of each."""
         for number in range(shards):
             with (self.work / _part_name(number)).open("rb") as file, np.load(file) as arrays:
                 columns = {name: arrays[name] for name in arrays.files}
             size = int(columns.pop("bytes"))
             apart = int(columns.pop("apart"))
-            changed += columns.pop("changed").tolist()
+            changed = columns.pop("changed").tolist()
             del columns["key"]
             index = Index(self.categories, **columns)
-            files.append({"file": shard_name(number), "rows": len(index), "bytes": size})
-            tokens.update(_token_counts(index))
-            chat.update({"conversations": len(index.first_U), "tokenized_apart": apart})
+            joined.files.append({"file": shard_name(number), "rows": len(index), "bytes": size})
+            joined.tokens.update(_token_counts(index))
+            joined.chat.update({"conversations": len(index.first_U), "tokenized_apart": apart})
+            joined.changed += len(changed)
+            joined.first_changed += changed[: _NAMED - len(joined.first_changed)]
             yield index.columns()
 
 

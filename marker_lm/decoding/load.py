@@ -1,6 +1,5 @@
 """From a run's folder, or from an exported model, to an Engine."""
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -21,9 +20,8 @@ from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import merge
-from marker_lm.model.params import abstract_arrays
 from marker_lm.sharding.mesh import make_mesh
-from marker_lm.sharding.rules import param_shardings
+from marker_lm.sharding.rules import laid_out_params
 from marker_lm.training.checkpoints import load_about, load_params
 
 
@@ -72,7 +70,7 @@ def load_engine(
         model, params = _load_exported(path, about, tokenizer, mesh)
     else:
         model = ModelConfig.from_dict(about["model"])
-        params = load_params(path / "checkpoints", laid_out(model, mesh), step)
+        params = load_params(path / "checkpoints", laid_out_params(model, mesh), step)
     params, model = merge(params, model)  # decoding steps are faster without factors
     setup = make_setup(config, trained, tokenizer)
     engine = Engine(
@@ -87,15 +85,6 @@ def load_engine(
         setup.chat,
     )
     return engine, config
-
-
-def laid_out(model: ModelConfig, mesh):
-    """The shapes, dtypes and shardings of a model's parameters."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract_arrays(model),
-        param_shardings(model, mesh),
-    )
 
 
 def _read_exported(folder: epath.Path) -> dict:

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.params import abstract_params
+from marker_lm.model.params import abstract_arrays, abstract_params
 
 Tree = Any
 Rules = Mapping[str, tuple[str, ...]]
@@ -82,6 +82,18 @@ def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tr
         return NamedSharding(mesh, partition_spec(name, info.shape, info.axes, mesh, rules))
 
     return jax.tree_util.tree_map_with_path(sharding, abstract_params(config))
+
+
+def laid_out(tree: Tree, shardings: Tree) -> Tree:
+    """The shapes and dtypes of a tree with their shardings: what restoring and compiling take."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
+def laid_out_params(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tree:
+    """The same of the model's parameters. Raises ShardingError."""
+    return laid_out(abstract_arrays(config), param_shardings(config, mesh, rules))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:

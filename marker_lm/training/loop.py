@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from marker_lm.convert.check import check_tokenizer
 from marker_lm.convert.check import model_config as pretrained_config
-from marker_lm.convert.checkpoint import open_init_from
+from marker_lm.convert.checkpoint import config_tokenizer, open_init_from
 from marker_lm.convert.families import find_family
 from marker_lm.convert.families.family import RUNTIME
 from marker_lm.convert.load import load_params, trained_markers, with_marker_rows
@@ -86,8 +86,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, log: Callable[[str], None
     taxonomy = load_taxonomy(config.taxonomy)
     pretrained = open_init_from(config)
     their_vocab = pretrained_config(pretrained).vocab if pretrained else 0
-    use_theirs = pretrained and config.data.tokenizer == "pretrained"
-    tokenizer = pretrained.tokenizer() if use_theirs else None
+    tokenizer = config_tokenizer(config, pretrained)
     about = {
         "config": config.to_dict(),
         "taxonomy": taxonomy.to_dict(),

@@ -15,6 +15,7 @@ from marker_lm.model.params import init_params
 from marker_lm.sharding.rules import (
     batch_sharding,
     batch_shards,
+    laid_out,
     param_shardings,
     tree_shardings_like,
     use_mesh,
@@ -51,9 +52,7 @@ def abstract_state(
         lambda key: init_state(config, optimizer, key, trained=trained), jax.random.key(0)
     )
     shardings = tree_shardings_like(shapes, shapes["params"], param_shardings(config, mesh), mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
+    return laid_out(shapes, shardings)
 
 
 def new_state(

@@ -54,7 +54,7 @@ def test_any_part_is_read(file, data):
     index = tuple(index)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors_file, "SHORTEST_RUN", data.draw(st.sampled_from((1, 8, 10**6))))
-        patch.setattr(safetensors_file, "LARGEST_READ", data.draw(st.sampled_from((1, 100, 10**6))))
+        patch.setattr(safetensors_file, "PIECE", data.draw(st.sampled_from((1, 100, 10**6))))
         got = SafetensorsSource(path).read("bf16", index)
     np.testing.assert_array_equal(got, want[index])
 

@@ -13,10 +13,11 @@ from marker_lm.convert.families import FAMILIES
 from marker_lm.convert.load import load_config, load_params
 from marker_lm.convert.peft import export_adapter, import_adapter
 from marker_lm.data.tokenizers.bytes import ByteTokenizer
-from marker_lm.decoding.load import laid_out, load_engine
+from marker_lm.decoding.load import load_engine
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import is_factor, merge
 from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import laid_out_params
 from marker_lm.training import checkpoints
 from marker_lm.training.checkpoints import CheckpointError, load_about
 from marker_lm.training.loop import train
@@ -65,7 +66,7 @@ def state_of(workdir):
     about = load_about(workdir / "checkpoints")
     model = ModelConfig.from_dict(about["model"])
     mesh = make_mesh(**about["config"]["mesh"])
-    params = checkpoints.load_params(workdir / "checkpoints", laid_out(model, mesh))
+    params = checkpoints.load_params(workdir / "checkpoints", laid_out_params(model, mesh))
     return about, model, params
 
 
