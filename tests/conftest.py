@@ -7,6 +7,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
+        # On a busy machine a device may wait long for the others.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         # The tests compile much and compute little.
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_backend_optimization_level=1",

@@ -8,6 +8,7 @@ import numpy as np
 
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.families import Family, find_family
+from marker_lm.convert.families.family import RUNTIME
 from marker_lm.convert.pretrained import Pretrained
 from marker_lm.convert.source import PIECE, TensorSource
 from marker_lm.convert.tensors import TheirTensor, tensor_table
@@ -50,7 +51,7 @@ def their_tensors(pretrained: Pretrained, config: ModelConfig) -> tuple[Family, 
     """
     family = find_family(pretrained.config)
     own = model_config(pretrained)
-    free = ("vocab", "max_len", "dtype", "param_dtype", "scan", "remat", "lora")
+    free = ("vocab", "max_len", "lora", *RUNTIME)
     for field in dataclasses.fields(own):
         have, want = getattr(own, field.name), getattr(config, field.name)
         if field.name not in free and have != want:

@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+# The name of what attention gives, for remat policies that save it.
+MIXED = "mixed"
+
 
 def segment_mask(positions_BxL: jax.Array, segment_ids_BxL: jax.Array) -> jax.Array:
     """Boolean [B, L, L]: causal by position, within one segment; segment 0 is padding."""

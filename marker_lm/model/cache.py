@@ -1,10 +1,12 @@
 """The key-value cache: an explicit value that goes into the model and comes back longer."""
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.layout import parts
 
 
 @flax.struct.dataclass
@@ -31,10 +33,19 @@ class KVCache:
 
 
 def init_cache(config: ModelConfig, batch: int, size: int, dtype=None) -> KVCache:
-    """An empty cache for `batch` rows of up to `size` tokens; `dtype` is the compute dtype."""
+    """An empty cache for `batch` rows of up to `size` tokens; `dtype` is the compute dtype.
+
+    Under `use_mesh` its rows (where they divide) and heads are split as those of the keys are.
+    """
     shape = (config.layers, batch, size, config.kv_heads, config.head_size)
     dtype = jnp.dtype(dtype or config.dtype)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch,), jnp.int32))
+    rows = "batch" if batch % parts("batch") == 0 else None
+
+    def empty():
+        zeros = jnp.zeros(shape, dtype)
+        return nn.with_logical_constraint(zeros, ("layers", rows, None, "kv_heads", "head"))
+
+    return KVCache(empty(), empty(), jnp.zeros((batch,), jnp.int32))
 
 
 def cache_slots(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-REMAT_POLICIES = ("none", "full", "dots")
+REMAT_POLICIES = ("none", "dots", "attention", "full", "offload")
 DTYPES = ("float32", "bfloat16")
 ACTIVATIONS = ("silu", "gelu")
 NORMS = ("rms", "layer")
@@ -123,8 +123,11 @@ class ModelConfig:
       param_dtype: dtype in which parameters are stored; LoRA's factors are float32 in any case.
       scan: compile one block and scan it over the layers; False unrolls the layers (faster on
         CPU, slower to compile). The parameters are the same, stacked along `layers`.
-      remat: what the backward pass computes again: 'none' nothing, 'full' whole blocks, 'dots'
-        all but the matrix products with weights.
+      remat: what the backward pass computes again: 'none' nothing, 'dots' all but the matrix
+        products with weights, 'attention' all but attention, 'full' whole blocks, 'offload' too,
+        and the blocks' inputs wait for it in the host's memory.
+      ff_blocks: pieces that the feed-forward's hidden units are computed in, one after the other,
+        so that few of them exist at once; divides `ff`.
 
     Raises:
       ValueError: a value is impossible; the message names the field and the mend.
@@ -163,6 +166,7 @@ class ModelConfig:
     param_dtype: str = "float32"
     scan: bool = True
     remat: str = "none"
+    ff_blocks: int = 1
 
     def __post_init__(self):
         for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff", "max_len"):
@@ -175,6 +179,10 @@ class ModelConfig:
             )
         if self.head_size % 2:
             raise ValueError(f"head_size is {self.head_size}; RoPE needs an even one.")
+        if self.ff_blocks < 1 or self.ff % self.ff_blocks:
+            raise ValueError(
+                f"ff_blocks is {self.ff_blocks}; it must divide ff, which is {self.ff}."
+            )
         if min(self.windows, default=0) < 0:
             raise ValueError(f"windows is {self.windows}; a layer's window is 0 (all) or more.")
         if self.parallel and self.post_norms:

@@ -89,6 +89,10 @@ def apply_rope(x_BxLxHxN: jax.Array, rotation: Rotation, interleaved: bool) -> j
         first, second = x[..., ::2], x[..., 1::2]
     else:
         first, second = jnp.split(x, 2, axis=-1)
-    turned = first * cos - second * sin, second * cos + first * sin
-    x = jnp.stack(turned, -1).reshape(x.shape) if interleaved else jnp.concatenate(turned, -1)
-    return x.astype(x_BxLxHxN.dtype)
+    turned = [
+        half.astype(x_BxLxHxN.dtype)  # before they are joined, which XLA makes an array of
+        for half in (first * cos - second * sin, second * cos + first * sin)
+    ]
+    if interleaved:
+        return jnp.stack(turned, -1).reshape(x.shape)
+    return jnp.concatenate(turned, -1)

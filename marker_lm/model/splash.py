@@ -1,19 +1,21 @@
 """Splash attention: the Pallas kernel for TPUs, which never holds the matrix of all products."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import NamedSharding, PartitionSpec
+
+from marker_lm.model.attention import MIXED
+from marker_lm.model.layout import gather, parts, split_over
 
 LANES = 128  # sizes of a TPU's vector registers: blocks and heads are multiples of it
-_BLOCK = 512  # tokens of a block of queries or keys, where the sequence is as long
-
-
-def platform() -> str:
-    """What the current mesh's devices are: 'cpu', 'gpu' or 'tpu'; without a mesh, JAX's default."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+# Tokens of a block of queries or keys, where they divide the sequence: the larger, the fewer times
+# keys are read, and the fewer steps. The largest block of queries that fits a TPU v5e's fast memory
+# beside all that a step needs has so many bytes.
+_BLOCKS = (1024, 512, 256, LANES)
+_BLOCK_BYTES = 512 * 1024
+_COMPUTED = 512  # keys of a block whose products exist at once
 
 
 def splash_attention(
@@ -28,7 +30,13 @@ def splash_attention(
 ) -> jax.Array:
     """Causal grouped-query attention [B, L, H, N] within segments.
 
-    Under a mesh every device runs the kernel on its rows and heads.
+    Under a mesh every device runs the kernel on its rows and heads. Where the length is split too,
+    a device has the queries of its part and gathers all keys and values. The parts are contiguous,
+    so causal work is not even: the last of n parts has (2n - 1) / n times the mean (1.75 times with
+    4 parts), and the others wait for it.
+
+    What a remat policy may save is named `MIXED`: the mixed values and the log of each softmax's
+    denominator, all that the backward kernels need beside their inputs.
 
     Args:
       q_BxLxHxN, k_BxLxKxN, v_BxLxKxN: after RoPE, in the compute dtype.
@@ -39,39 +47,43 @@ def splash_attention(
       interpret: run the kernel without a TPU, slowly, for tests.
 
     Raises:
-      ValueError: the length is no multiple of 128.
+      ValueError: a device's part of the length is no multiple of 128.
     """
     L, H, N = q_BxLxHxN.shape[1:]
-    if L % LANES:
+    if L % (parts("length") * LANES):
         raise ValueError(
-            f"sequences have {L} tokens; splash attention wants a multiple of {LANES} "
-            "(train.length)."
+            f"sequences have {L} tokens in {parts('length')} parts (train.length, mesh.context); "
+            f"splash attention wants parts that are multiples of {LANES}."
         )
-    kernel = _kernel(L, H, softcap, window, interpret)
+    kernel = _kernel(L, H, (N + -N % LANES) * q_BxLxHxN.dtype.itemsize, softcap, window, interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    batch, length, heads, kv_heads = map(split_over, ("batch", "length", "heads", "kv_heads"))
 
-    def attend(q_BxHxLxN, k_BxKxLxN, v_BxKxLxN, ids_BxL):
-        return jax.vmap(kernel)(
-            q_BxHxLxN, k_BxKxLxN, v_BxKxLxN, kernels.SegmentIds(ids_BxL, ids_BxL)
+    def attend(kernel, q_BxlxHxN, k_BxlxKxN, v_BxlxKxN, ids_Bxl):
+        k_BxLxKxN, v_BxLxKxN, ids_BxL = (gather(x, length) for x in (k_BxlxKxN, v_BxlxKxN, ids_Bxl))
+        mixed_BxHxlxN = jax.vmap(kernel)(
+            _heads_first(q_BxlxHxN * scale),
+            _heads_first(k_BxLxKxN),
+            _heads_first(v_BxLxKxN),
+            kernels.SegmentIds(ids_Bxl, ids_BxL),
         )
+        return mixed_BxHxlxN.swapaxes(1, 2)[..., :N]
 
-    if not jax.sharding.get_abstract_mesh().empty:
-        q_spec, kv_spec, ids_spec = (
-            nn.logical_to_mesh_axes(axes)
-            for axes in (
-                ("batch", "heads", None, None),
-                ("batch", "kv_heads", None, None),
-                ("batch", None),
-            )
-        )
+    if not mesh.empty:
         attend = jax.shard_map(
             attend,
-            in_specs=(q_spec, kv_spec, kv_spec, ids_spec),
-            out_specs=q_spec,
+            in_specs=(
+                # Of its mask, a device's kernel gets the rows of its queries.
+                kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, length))),
+                PartitionSpec(batch, length, heads),
+                PartitionSpec(batch, length, kv_heads),
+                PartitionSpec(batch, length, kv_heads),
+                PartitionSpec(batch, length),
+            ),
+            out_specs=PartitionSpec(batch, length, heads),
             check_vma=False,  # the kernel's outputs carry no such types
         )
-    q, k, v = (_heads_first(x) for x in (q_BxLxHxN * scale, k_BxLxKxN, v_BxLxKxN))
-    mixed_BxHxLxN = attend(q, k, v, segment_ids_BxL)
-    return mixed_BxHxLxN.swapaxes(1, 2)[..., :N]
+    return attend(kernel, q_BxLxHxN, k_BxLxKxN, v_BxLxKxN, segment_ids_BxL)
 
 
 def _heads_first(x_BxLxHxN: jax.Array) -> jax.Array:
@@ -80,22 +92,30 @@ def _heads_first(x_BxLxHxN: jax.Array) -> jax.Array:
     return jnp.pad(x_BxLxHxN.swapaxes(1, 2), ((0, 0), (0, 0), (0, 0), (0, short)))
 
 
-def _kernel(L: int, heads: int, softcap: float, window: int, interpret: bool):
-    """The kernel for one shape. Its mask is known here: blocks that nobody sees are never read."""
+def _kernel(L: int, heads: int, bytes: int, softcap: float, window: int, interpret: bool):
+    """The kernel for one shape. Its mask is known here: blocks that nobody sees are never read.
+
+    `bytes` are those of one query.
+    """
     mask = masks.LocalMask((L, L), (window - 1, 0), 0) if window else masks.CausalMask((L, L))
-    block = next(size for size in (_BLOCK, 256, LANES) if L % size == 0)
+    block = next(n for n in _BLOCKS if L // parts("length") % n == 0 and n * bytes <= _BLOCK_BYTES)
+    computed = min(block, _COMPUTED)
     return kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         head_shards=1,
-        q_seq_shards=1,
+        q_seq_shards=parts("length"),
         attn_logits_soft_cap=softcap or None,
+        # The fused backward kernel would keep queries' gradients once for every block of keys.
         block_sizes=kernels.BlockSizes(
             block_q=block,
             block_kv=block,
+            block_kv_compute=computed,
             block_q_dkv=block,
             block_kv_dkv=block,
+            block_kv_dkv_compute=computed,
             block_q_dq=block,
             block_kv_dq=block,
         ),
+        residual_checkpoint_name=MIXED,
         interpret=interpret,
     )

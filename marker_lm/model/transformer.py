@@ -6,12 +6,15 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from marker_lm.model import cache as cache_lib
 from marker_lm.model import lora
-from marker_lm.model.attention import attention, segment_mask, within_window
+from marker_lm.model.attention import MIXED, attention, segment_mask, within_window
 from marker_lm.model.cache import KVCache
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.kernels import kernel_for
+from marker_lm.model.layout import parts
 from marker_lm.model.params import (
     ArrayInfo,
     attention_params,
@@ -20,11 +23,18 @@ from marker_lm.model.params import (
     outer_params,
 )
 from marker_lm.model.positions import Rotation, apply_rope, rotations
-from marker_lm.model.splash import LANES, platform, splash_attention
 
+_LAYER_INPUT = "layer_input"
 REMAT = {
-    "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(MIXED),
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -50,6 +60,22 @@ def norm(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
         y -= jnp.mean(y, axis=-1, keepdims=True)
     y *= jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + config.norm_eps)
     return (y * (scale.astype(jnp.float32) + config.norm_offset)).astype(x.dtype)
+
+
+def embed(config: ModelConfig, table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
+    """The tokens' rows of the table, scaled, [B, L, D] in the compute dtype.
+
+    Every device looks up its part of the width for the tokens of all that share the table; then
+    they exchange. So neither the table nor its gradient is ever whole on a device.
+    """
+    replicas = "replica" if tokens_BxL.shape[0] % parts("replica") == 0 else None
+    tokens_BxL = nn.with_logical_constraint(tokens_BxL, (replicas, None))
+    # Looked up before it is cast: the gradients of a frequent token add up in the table's dtype.
+    x = table_VxD[tokens_BxL].astype(config.compute_dtype)
+    x = nn.with_logical_constraint(x, (replicas, None, "embed"))
+    # In two steps: in one, from fsdp and context at once, XLA would make the whole array.
+    x = nn.with_logical_constraint(x, ("batch", None, "length"))
+    return x * jnp.asarray(config.embedding_scale, x.dtype)
 
 
 def head_table(params, config: ModelConfig) -> jax.Array:
@@ -125,25 +151,24 @@ class Attention(nn.Module):
         return linear(c, p, "out", mixed_BxLxHxN, inputs=2), cache
 
     def _mix(self, q, k, v, window, context: Context, whole: bool):
-        """Attention [B, L, H, N]; on TPUs `whole` sequences have a kernel of their own."""
+        """Attention [B, L, H, N], by a kernel for `whole` sequences where there is one."""
         c = self.config
         scale = c.attention_scale or c.head_size**-0.5
-        # Scoring has short sequences of other lengths.
-        if whole and q.shape[1] % LANES == 0 and platform() == "tpu":
+        kernel = kernel_for(c, q.shape[1], scale) if whole else None
+        if kernel is not None:
             sizes = sorted(set(c.layer_windows))
-            kernels = [
-                functools.partial(
-                    splash_attention, scale=scale, softcap=c.attention_softcap, window=n
-                )
-                for n in sizes
-            ]
+            kernels = [functools.partial(kernel, window=size) for size in sizes]
             number = jnp.searchsorted(jnp.asarray(sizes), window)
             return jax.lax.switch(number, kernels, q, k, v, context.segment_ids_BxL)
         mask_BxLxS = context.mask_BxLxS
         if c.windows:
             positions = context.positions_BxL, context.key_positions_BxS
             mask_BxLxS = within_window(mask_BxLxS, *positions, window)
-        return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap)
+        if whole:  # where the length is split, the queries of a part see the keys of all
+            k, v = (
+                nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (k, v)
+            )
+        return checkpoint_name(attention(q, k, v, mask_BxLxS, scale, c.attention_softcap), MIXED)
 
     def _heads(self, p, name: str, x_BxLxD):
         """Queries, keys or values [B, L, heads, N], before RoPE."""
@@ -166,11 +191,49 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD):
         c = self.config
-        p = declare(self, mlp_params(c))
-        gate_BxLxF, up_BxLxF = (linear(c, p, name, x_BxLxD) for name in ("gate", "up"))
-        mid_BxLxF = ACTIVATION[c.activation](gate_BxLxF) * up_BxLxF
-        mid_BxLxF = nn.with_logical_constraint(mid_BxLxF, ("batch", "length", "mlp"))
-        return linear(c, p, "down", mid_BxLxF)
+        infos = mlp_params(c)
+        p = declare(self, infos)
+        if c.ff_blocks == 1:
+            return feed_forward(c, p, x_BxLxD)
+        cut, whole = cut_hidden(p, infos, c.ff_blocks)
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def piece(y_BxLxD, cut_piece):
+            # Laid out as stored, or all pieces would be gathered at once.
+            cut_piece = {
+                name: nn.with_logical_constraint(x, infos[name].axes)
+                for name, x in cut_piece.items()
+            }
+            y = feed_forward(c, cut_piece | whole, x_BxLxD)
+            return y_BxLxD + y.astype(y_BxLxD.dtype), None
+
+        y_BxLxD, _ = jax.lax.scan(piece, jnp.zeros(x_BxLxD.shape, jnp.float32), cut)
+        return y_BxLxD.astype(x_BxLxD.dtype)
+
+
+def feed_forward(config: ModelConfig, p, x_BxLxD: jax.Array) -> jax.Array:
+    """down (act(gate x) * up x), [B, L, D], of all hidden units that p has."""
+    gate_BxLxF, up_BxLxF = (linear(config, p, name, x_BxLxD) for name in ("gate", "up"))
+    mid_BxLxF = ACTIVATION[config.activation](gate_BxLxF) * up_BxLxF
+    mid_BxLxF = nn.with_logical_constraint(mid_BxLxF, ("batch", "length", "mlp"))
+    return linear(config, p, "down", mid_BxLxF)
+
+
+def cut_hidden(p, infos: dict[str, ArrayInfo], blocks: int) -> tuple[dict, dict]:
+    """The feed-forward's parameters in pieces of hidden units, and those that have none.
+
+    The pieces are stacked on a new first axis. Every device cuts its own units, so none leaves it.
+    """
+    cut, whole = {}, {}
+    for name, x in p.items():
+        if "mlp" not in infos[name].axes:
+            whole[name] = x
+            continue
+        at = infos[name].axes.index("mlp")
+        before, after, ways = x.shape[:at], x.shape[at + 1 :], parts("mlp")
+        x = x.reshape(*before, ways, blocks, x.shape[at] // (ways * blocks), *after)
+        cut[name] = jnp.moveaxis(x, at + 1, 0).reshape(blocks, *before, -1, *after)
+    return cut, whole
 
 
 class Block(nn.Module):
@@ -184,6 +247,7 @@ class Block(nn.Module):
         scales = declare(self, norm_params(c))
         attend, feed = Attention(c, name="attention"), MLP(c, name="mlp")
         x, cache = carry
+        x = checkpoint_name(x, _LAYER_INPUT)
         normed = norm(c, x, scales["attention_norm"])
         mixed, cache = attend(normed, layer, window, context, cache)
         if c.parallel:
@@ -231,10 +295,7 @@ class Transformer(nn.Module):
         """
         c = self.config
         p = declare(self, outer_params(c))
-        # The table is gathered along its width first: a lookup split along it splits badly.
-        table_VxD = nn.with_logical_constraint(p["embedding"], ("vocab", None))
-        x = table_VxD.astype(c.compute_dtype)[tokens_BxL]
-        x *= jnp.asarray(c.embedding_scale, x.dtype)
+        x = embed(c, p["embedding"], tokens_BxL)
         if cache is None:
             slots, mask = None, segment_mask(positions_BxL, segment_ids_BxL)
             key_positions = positions_BxL

@@ -18,15 +18,19 @@ Rules = Mapping[str, tuple[str, ...]]
 
 RULES: Rules = {
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "head": (),
     "mlp": ("tensor",),
     "rank": (),
     "layers": (),
-    "batch": ("data", "fsdp"),
-    "length": (),
+    "batch": ("slice", "data", "fsdp"),
+    "length": ("context",),
+    # The loss: copies of the parameters, devices that share a copy, and the vocabulary over these.
+    "replica": ("slice", "data"),
+    "gathered": ("fsdp", "context"),
+    "loss_vocab": ("tensor", "fsdp", "context"),
 }
 
 
@@ -97,8 +101,8 @@ def laid_out_params(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tr
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
-    """The layout of a batch array [B, ...]: rows split over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+    """The layout of a batch array [B, L]: rows over slice, data and fsdp, length over context."""
+    return NamedSharding(mesh, PartitionSpec(rules["batch"], rules["length"]))
 
 
 def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
@@ -114,8 +118,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def tree_shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tree:
     """Shardings for a tree that holds copies of the parameters, such as an optimizer state.
 
-    A leaf whose path ends in a parameter's path and that has its shape is laid out like that
-    parameter; every other leaf (counters, factored moments) is replicated.
+    A leaf whose path ends in a parameter's path and that has its shape, or its shape without one
+    axis (factored moments), is laid out like that parameter; every other leaf is replicated.
 
     Args:
       tree: any tree of arrays or ShapeDtypeStructs.
@@ -130,10 +134,14 @@ def tree_shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -
         known[path] = (param.shape, sharding)
 
     def choose(path, leaf) -> NamedSharding:
-        for start in range(len(path)):
-            shape, sharding = known.get(path[start:], (None, None))
-            if shape == leaf.shape:
-                return sharding
+        ends = (path[start:] for start in range(len(path)))
+        shape, sharding = next((known[end] for end in ends if end in known), ((), replicated(mesh)))
+        if shape == leaf.shape:
+            return sharding
+        for axis in range(len(shape)):
+            if shape[:axis] + shape[axis + 1 :] == leaf.shape:
+                spec = sharding.spec[:axis] + sharding.spec[axis + 1 :]
+                return NamedSharding(mesh, PartitionSpec(*spec))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(choose, tree)

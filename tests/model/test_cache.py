@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from marker_lm.model.cache import init_cache
+from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import param_shardings, use_mesh
 from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
 
 CONFIG = small_config()
@@ -117,3 +119,29 @@ def test_a_token_beyond_the_cache_gives_nan_and_leaves_the_others(full):
     np.testing.assert_allclose(logits[0, :5], expected[0, :5], atol=1e-5)
     np.testing.assert_allclose(logits[1, :5], expected[1, :5], atol=1e-5)
     np.testing.assert_array_equal(cache.length, [5, 5, 2])
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(4, 1), (3, 3)], ids=["divides", "does not"])
+def test_the_cache_is_split_as_keys_are(batch, rows):
+    config = small_config(vocab=32)
+    with use_mesh(make_mesh(data=2, fsdp=2, tensor=2)) as mesh:
+        params = jax.device_put(make_params(config), param_shardings(config, mesh))
+        empty = init_cache(config, batch, TOTAL)
+        _, filled = forward(config, params, *plain(random_tokens(config, batch, 3)), empty)
+    for array in (empty.k, empty.v, filled.k, filled.v):
+        shapes = {shard.data.shape for shard in array.addressable_shards}
+        assert shapes == {(config.layers, rows, TOTAL, 1, config.head_size)}
+
+
+def test_decoding_where_sequences_are_split():
+    """One new token can't be split; what holds for training must not break it."""
+    config = small_config(vocab=32)
+    tokens = random_tokens(config, 2, 5)
+    want, _ = forward(config, make_params(config), *plain(tokens))
+    with use_mesh(make_mesh(data=2, context=2, tensor=2)) as mesh:
+        params = jax.device_put(make_params(config), param_shardings(config, mesh))
+        cache = init_cache(config, 2, TOTAL)
+        for place, width in ((0, 4), (4, 1)):
+            new, positions, segments = plain(tokens[:, place : place + width])
+            found, cache = forward(config, params, new, positions + place, segments, cache)
+            np.testing.assert_allclose(found, want[:, place : place + width], atol=1e-5)

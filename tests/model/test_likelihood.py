@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marker_lm.model.likelihood import batch_nll, weighted_nll
+from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import use_mesh
 from tests.model.helpers import make_params, small_config
 
 B, L = 4, 8
@@ -20,46 +22,74 @@ TARGETS = RANDOM.integers(0, CONFIG.vocab, (B, L), dtype=np.int32)
 WEIGHTS = RANDOM.uniform(0.1, 2, (B, L)).astype(np.float32)
 
 
-def plain_nll(table, config, hidden, targets):
+def plain_logits(table, config, hidden):
     logits = config.logit_scale * hidden @ table.T
-    if config.logit_softcap:
-        logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    cap = config.logit_softcap
+    return cap * jnp.tanh(logits / cap) if cap else logits
 
 
-def compare(wanted, blocks, groups, config=CONFIG):
+def plain_nll(logits):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), TARGETS[..., None], -1)[..., 0]
+
+
+def compare(wanted, blocks, config=CONFIG, mesh=None, z_loss=0.0):
     """Sum, nats and gradient of a multiple of the sum, ours and the plain ones."""
     weights = np.where(wanted, WEIGHTS, 0)
 
     def ours(table, hidden):
         total, nll = weighted_nll(
-            table, config, hidden, TARGETS, weights, wanted, blocks, groups=groups
+            table, config, hidden, TARGETS, weights, wanted, blocks, z_loss=z_loss
         )
         return 3 * total, nll
 
     def plain(table, hidden):
-        nll = plain_nll(table, config, hidden, TARGETS)
-        return 3 * jnp.sum(weights * nll), jnp.where(wanted, nll, 0)
+        logits = plain_logits(table, config, hidden)
+        nll = plain_nll(logits)
+        z = jax.nn.logsumexp(logits, axis=-1)
+        return 3 * jnp.sum(weights * (nll + z_loss * z**2)), jnp.where(wanted, nll, 0)
 
-    found, want = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(TABLE, HIDDEN)
-        for f in (ours, plain)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, want)
-    # Without a gradient the same is computed by another path.
+    want = jax.jit(jax.value_and_grad(plain, argnums=(0, 1), has_aux=True))(TABLE, HIDDEN)
+    with use_mesh(mesh or make_mesh(devices=jax.devices()[:1])):
+        found = jax.jit(jax.value_and_grad(ours, argnums=(0, 1), has_aux=True))(TABLE, HIDDEN)
+        without = jax.jit(ours)(TABLE, HIDDEN)  # another path where there is no gradient
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, want)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
-        ours(TABLE, HIDDEN),
-        found[0],
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), without, found[0]
     )
     return found
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("blocks", [1, 2, 8])
-def test_value_and_gradient(blocks, groups):
-    found = compare(np.ones((B, L), bool), blocks, groups)
+def test_value_and_gradient(blocks):
+    found = compare(np.ones((B, L), bool), blocks)
     assert np.abs(found[1][0]).max() > 0.1  # there is a gradient to compare
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        dict(data=4, devices=4),
+        dict(fsdp=4, devices=4),
+        dict(slice=2, fsdp=2, context=2),
+        dict(data=2, context=2, tensor=2),
+        dict(fsdp=2, context=2, tensor=2),
+        dict(context=8),
+    ],
+    ids=str,
+)
+def test_the_vocabulary_is_split_over_the_mesh(sizes):
+    """29 ids do not divide by these meshes, and devices have unlike numbers of wanted targets."""
+    sizes = dict(sizes)
+    mesh = make_mesh(**{"data": 1} | sizes | {"devices": jax.devices()[: sizes.pop("devices", 8)]})
+    wanted = np.arange(B * L).reshape(B, L) % 5 < 2
+    wanted[0] = True
+    blocks = 1 if sizes.get("context") == 8 else 2
+    compare(wanted, blocks, small_config(logit_softcap=2.5), mesh, z_loss=0.1)
+
+
+@pytest.mark.parametrize("z_loss", [1e-3, 0.5])
+def test_z_loss(z_loss):
+    compare(np.arange(B * L).reshape(B, L) % 3 > 0, blocks=4, z_loss=z_loss)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +99,14 @@ def test_value_and_gradient(blocks, groups):
 )
 def test_scaled_and_capped_logits(changes):
     wanted = np.arange(B * L).reshape(B, L) % 3 > 0
-    found = compare(wanted, blocks=4, groups=2, config=small_config(**changes))
+    found = compare(wanted, blocks=4, config=small_config(**changes))
     assert np.abs(found[1][0]).max() > 0.1 and np.abs(found[1][1]).max() > 0.1
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.booleans(), min_size=B * L, max_size=B * L))
 def test_what_is_not_wanted_counts_for_nothing(flags):
-    compare(np.reshape(flags, (B, L)), blocks=4, groups=2)
+    compare(np.reshape(flags, (B, L)), blocks=4)
 
 
 def test_pieces_without_a_wanted_target_are_skipped():
@@ -90,6 +120,34 @@ def test_pieces_without_a_wanted_target_are_skipped():
         )[0]
     )(TABLE)
     assert np.isfinite(gradient).all()
+
+
+def test_memory_is_a_small_part_of_that_of_all_logits():
+    """Of a value and its gradient, by the compiler's own count; nothing is run."""
+    config = small_config(vocab=32_000, width=64)
+    table, hidden = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32_000, 64), (4, 1024, 64))
+    )
+    targets, weights = np.zeros((4, 1024), np.int32), np.ones((4, 1024), np.float32)
+
+    def in_blocks(table, hidden):
+        return weighted_nll(table, config, hidden, targets, weights, weights > 0, blocks=64)[0]
+
+    def plain(table, hidden):
+        logits = plain_logits(table, config, hidden)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+        return -jnp.sum(weights * picked)
+
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1)))
+        .lower(table, hidden)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for f in (in_blocks, plain)
+    )
+    assert theirs >= 4 * 1024 * 32_000 * 4  # all logits exist
+    assert ours < 0.05 * theirs
 
 
 def test_half_precision_keeps_the_gradient_close():
@@ -114,7 +172,8 @@ def test_large_logits_stay_finite():
 def test_blocks_must_divide_the_tokens():
     wanted = np.ones((B, L), bool)
     with pytest.raises(ValueError, match="loss_blocks=3 does not divide the 16 tokens"):
-        weighted_nll(TABLE, CONFIG, HIDDEN, TARGETS, WEIGHTS, wanted, blocks=3, groups=2)
+        with use_mesh(make_mesh(fsdp=2, devices=jax.devices()[:2])):
+            weighted_nll(TABLE, CONFIG, HIDDEN, TARGETS, WEIGHTS, wanted, blocks=3)
 
 
 def test_segments_of_a_row_do_not_see_each_other():

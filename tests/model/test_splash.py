@@ -1,76 +1,121 @@
-"""The attention kernel of TPUs, run by interpretation, beside attention over a whole mask."""
+"""The attention kernel of TPUs, run by interpretation, beside attention in NumPy."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
-from marker_lm.model.attention import attention, segment_mask, within_window
-from marker_lm.model.splash import platform, splash_attention
+from marker_lm.model.attention import MIXED
+from marker_lm.model.splash import splash_attention
+from marker_lm.model.transformer import Transformer
 from marker_lm.sharding.mesh import make_mesh
-from marker_lm.sharding.rules import use_mesh
-
-B, L, H, K, N = 2, 256, 4, 2, 24
-SCALE = 0.2
-RANDOM = np.random.default_rng(0)
-QUERIES = RANDOM.normal(size=(B, L, H, N)).astype(np.float32)
-KEYS, VALUES = RANDOM.normal(size=(2, B, L, K, N)).astype(np.float32)
-# Three segments and padding a row, none of them at a border of the kernel's blocks.
-BORDERS = [[50, 131, 236], [7, 8, 255]]
-SEGMENTS = np.stack([np.searchsorted(b, np.arange(L), side="right") + 1 for b in BORDERS])
-SEGMENTS = np.where(SEGMENTS == 4, 0, SEGMENTS).astype(np.int32)
-POSITIONS = np.stack(
-    [
-        np.arange(L) - np.concatenate([[0], b])[np.searchsorted(b, np.arange(L), "right")]
-        for b in BORDERS
-    ]
-).astype(np.int32)
-REAL = (SEGMENTS != 0)[:, :, None, None]
+from marker_lm.sharding.rules import batch_sharding, laid_out_params, use_mesh
+from tests.model.attention_cases import (
+    CASES,
+    KEYS,
+    QUERIES,
+    SCALE,
+    SEGMENTS,
+    VALUES,
+    assert_agree,
+    reference,
+    values_and_gradients,
+)
+from tests.model.helpers import small_config
 
 
-def by_mask(q, k, v, window: int, softcap: float):
-    mask = segment_mask(POSITIONS, SEGMENTS)
-    mask = within_window(mask, POSITIONS, POSITIONS, jnp.int32(window))
-    return attention(q, k, v, mask, SCALE, softcap)
+def by_kernel(window: int, softcap: float, segments=SEGMENTS):
+    def attend(q, k, v):
+        ids = jnp.asarray(segments)
+        return splash_attention(q, k, v, ids, SCALE, softcap, window, interpret=True)
 
-
-def by_kernel(q, k, v, window: int, softcap: float):
-    ids = jnp.asarray(SEGMENTS)
-    return splash_attention(q, k, v, ids, SCALE, softcap, window, interpret=True)
+    return attend
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (17, 0.0), (0, 5.0), (130, 5.0)])
+@pytest.mark.parametrize(("window", "softcap"), CASES)
 def test_values_and_gradients_agree(window, softcap):
-    def both(attend):
-        def total(q, k, v):
-            mixed = attend(q, k, v, window, softcap) * REAL
-            return jnp.sum(jnp.sin(mixed)), mixed
-
-        grad = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
-        (_, mixed), gradients = jax.jit(grad)(QUERIES, KEYS, VALUES)
-        return mixed, *gradients
-
-    for found, expected in zip(both(by_kernel), both(by_mask), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = values_and_gradients(by_kernel(window, softcap))
+    assert_agree(found, reference(QUERIES, KEYS, VALUES, SEGMENTS, window, softcap))
 
 
 @pytest.mark.slow
-def test_on_a_mesh_rows_and_heads_are_split():
-    mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
-    with use_mesh(mesh):
-        found = jax.jit(by_kernel, static_argnums=(3, 4))(QUERIES, KEYS, VALUES, 17, 0.0)
-    expected = by_mask(QUERIES, KEYS, VALUES, 17, 0.0)
-    np.testing.assert_allclose(found * REAL, expected * REAL, atol=1e-5)
+@pytest.mark.parametrize(("window", "softcap"), [CASES[0], CASES[3]])
+def test_on_a_mesh_rows_heads_and_length_are_split(window, softcap):
+    with use_mesh(make_mesh(data=2, context=2, tensor=2)):
+        found = values_and_gradients(by_kernel(window, softcap))
+    assert_agree(found, reference(QUERIES, KEYS, VALUES, SEGMENTS, window, softcap))
+
+
+@pytest.mark.slow
+def test_one_sequence_on_all_devices():
+    # Both rows, one after the other: a part of 128 tokens sees up to eight blocks of keys.
+    q, k, v, ids = (
+        np.concatenate([x, x[::-1]], 1).reshape(1, 1024, *x.shape[2:])
+        for x in (QUERIES[:, :, :2], KEYS[:, :, :1], VALUES[:, :, :1], SEGMENTS)
+    )
+    ids = np.cumsum(np.diff(ids, prepend=0, axis=1) != 0, axis=1).astype(np.int32)
+    with use_mesh(make_mesh(data=1, context=8)):
+        found = values_and_gradients(by_kernel(0, 0.0, ids), q, k, v, real=1)
+    assert_agree(found, reference(q, k, v, ids, 0, 0.0))
+
+
+def test_a_remat_policy_can_save_what_the_kernel_gives():
+    def forward_kernels(policy):
+        attend = jax.checkpoint(by_kernel(0, 0.0), policy=policy)
+        grad = jax.grad(lambda *x: jnp.sum(attend(*x)), argnums=(0, 1, 2))
+        return count_forward_kernels(jax.make_jaxpr(grad)(QUERIES, KEYS, VALUES).jaxpr)
+
+    assert forward_kernels(jax.checkpoint_policies.nothing_saveable) == 2
+    assert forward_kernels(jax.checkpoint_policies.save_only_these_names(MIXED)) == 1
+
+
+def count_forward_kernels(jaxpr) -> int:
+    """Those whose outputs are used: JAX leaves out the others when it compiles."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.outvars:
+            inner = [getattr(p, "jaxpr", p) for p in equation.params.values()]
+            count += sum(count_forward_kernels(p) for p in inner if hasattr(p, "eqns"))
+            count += "splash_mha_fwd" in str(equation.params.get("name"))
+    return count
 
 
 def test_the_length_must_be_whole_registers():
     short = [x[:, :100] for x in (QUERIES, KEYS, VALUES, SEGMENTS)]
-    with pytest.raises(ValueError, match="sequences have 100 tokens.*multiple of 128"):
+    with pytest.raises(ValueError, match="sequences have 100 tokens.*multiples of 128"):
         splash_attention(*short, SCALE)
+    with use_mesh(make_mesh(context=4, devices=jax.devices()[:4])):
+        with pytest.raises(ValueError, match="256 tokens in 4 parts.*mesh.context"):
+            splash_attention(QUERIES, KEYS, VALUES, SEGMENTS, SCALE)
 
 
-def test_the_platform_is_that_of_the_mesh():
-    assert platform() == "cpu"
-    with use_mesh(make_mesh(devices=jax.devices()[:1])):
-        assert platform() == "cpu"
+@pytest.mark.extra
+@pytest.mark.slow
+def test_on_a_pod_the_kernels_run_over_split_sequences(monkeypatch):
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose facts could be asked for
+    pod = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4")
+    mesh = make_mesh(data=2, context=4, tensor=2, devices=pod.devices)
+    config = small_config(
+        **dict(width=256, layers=2, heads=4, kv_heads=2, head_size=64, ff=256, vocab=128),
+        **dict(dtype="bfloat16", remat="attention"),
+    )
+
+    def total(params, tokens, positions, segment_ids):
+        logits, _ = Transformer(config).apply({"params": params}, tokens, positions, segment_ids)
+        return jnp.mean(logits)
+
+    batch = [jax.ShapeDtypeStruct((4, 1024), jnp.int32, sharding=batch_sharding(mesh))] * 3
+    with use_mesh(mesh):
+        step = jax.jit(jax.grad(total)).lower(laid_out_params(config, mesh), *batch).compile()
+    calls = re.findall(r"%splash_mha_([a-z]+)\S* = .*\), custom_call_target", step.as_text())
+    assert sorted(calls) == ["dkv", "dq", "fwd"]
+    # A device has 2 rows, 2 of 4 heads, and 256 queries for 1024 keys, filled up to 128 lanes.
+    (forward,) = re.findall(r"%splash_mha_fwd\S* = .*", step.as_text())
+    assert "bf16[2,2,256,128]" in forward and "bf16[2,1,1024,128]" in forward
+    # Nowhere are there products of the queries and keys of a row.
+    assert not re.search(r"\[[\d,]*256,1024\]", step.as_text())

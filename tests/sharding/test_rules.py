@@ -28,6 +28,8 @@ CONFIG = ModelConfig(
     vocab=32, width=16, layers=2, heads=4, kv_heads=2, head_size=4, ff=24, max_len=8
 )
 
+EMBED = ("fsdp", "context")
+
 
 @pytest.fixture(scope="module")
 def mesh():
@@ -36,10 +38,10 @@ def mesh():
 
 def test_parameter_layouts(mesh):
     specs = jax.tree.map(lambda sharding: sharding.spec, param_shardings(CONFIG, mesh))
-    assert specs["embedding"] == PartitionSpec("tensor", "fsdp")
-    assert specs["layers"]["attention"]["query"] == PartitionSpec(None, "fsdp", "tensor", None)
-    assert specs["layers"]["mlp"]["down"] == PartitionSpec(None, "tensor", "fsdp")
-    assert specs["final_norm"] == PartitionSpec("fsdp")
+    assert specs["embedding"] == PartitionSpec("tensor", EMBED)
+    assert specs["layers"]["attention"]["query"] == PartitionSpec(None, EMBED, "tensor", None)
+    assert specs["layers"]["mlp"]["down"] == PartitionSpec(None, "tensor", EMBED)
+    assert specs["final_norm"] == PartitionSpec(EMBED)
 
 
 def test_a_mesh_axis_used_twice_is_refused(mesh):
@@ -91,6 +93,25 @@ def test_optimizer_state_follows_the_parameters(mesh):
     for path, spec in moments.items():
         assert spec == by_path[path[path.index("['") :]], path
     assert found[next(path for path in found if path.endswith(".count"))] == PartitionSpec()
+
+
+def test_factored_moments_lie_like_their_parameter(mesh):
+    """Rows and columns of `down` [2, 24, 16]; what stands for nothing, and numbers, are whole."""
+    shapes = {"row": (2, 24), "column": (2, 16), "none": (1,), "whole": (2, 24, 16)}
+    tree = {
+        name: {"layers": {"mlp": {"down": jax.ShapeDtypeStruct(shape, "float32")}}}
+        for name, shape in shapes.items()
+    }
+    tree["count"] = jax.ShapeDtypeStruct((), "int32")
+    found = tree_shardings_like(tree, abstract_arrays(CONFIG), param_shardings(CONFIG, mesh), mesh)
+    specs = {name: found[name]["layers"]["mlp"]["down"].spec for name in shapes}
+    assert specs == {
+        "row": PartitionSpec(None, "tensor"),
+        "column": PartitionSpec(None, EMBED),
+        "none": PartitionSpec(),
+        "whole": PartitionSpec(None, "tensor", EMBED),
+    }
+    assert found["count"].spec == PartitionSpec()
 
 
 def loss(params, batch):

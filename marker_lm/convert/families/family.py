@@ -16,7 +16,7 @@ ACTIVATIONS = {
 }
 THEIR_ACTIVATION = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
 # How a model is run, which no config.json says.
-RUNTIME = ("dtype", "param_dtype", "scan", "remat")
+RUNTIME = ("dtype", "param_dtype", "scan", "remat", "ff_blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Family:
     unread: str = r".*\.rotary_emb\.inv_freq"
 
     def to_model(self, hf_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of ModelConfig, without dtype, param_dtype, scan and remat.
+        """The fields of ModelConfig, without those of RUNTIME.
 
         Raises ConvertError: the config.json has an option that a ModelConfig can not express, or
         an impossible value; the message names the key, its value and what is supported.
