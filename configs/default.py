@@ -13,8 +13,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.seed = 0  # of initialisation, shuffle and dropout
     c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
     c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
-    # A Hugging Face folder (local or gs://) or a local .gguf file to begin from. The architecture
-    # is the checkpoint's; of `model`, only dtype, param_dtype, scan and remat count then.
+    # A Hugging Face folder (local or gs://) or a local .gguf file to begin from; to plan, a file of
+    # configs/architectures will do. The architecture is the checkpoint's; of `model`, only dtype,
+    # param_dtype, scan, remat and ff_blocks count then.
     c.init_from = ""
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
     c.template = "text"  # text (the paper's list) | compact (reserved tokens)
@@ -82,7 +83,10 @@ def get_config(arg: str = "") -> ConfigDict:
     o.dtype = "bfloat16"  # of the computation
     o.param_dtype = "float32"
     o.scan = True  # over layers; False to debug
-    o.remat = "none"  # none | dots | full: what the backward pass computes again
+    # What the backward pass computes again: none | dots (all but products with weights) | attention
+    # (all but attention) | full (whole blocks) | offload (full, blocks' inputs in host memory)
+    o.remat = "none"
+    o.ff_blocks = 1  # pieces of the feed-forward's hidden units; more need less memory
 
     c.lora = ConfigDict(  # low-rank factors beside the matrices of the blocks
         {
@@ -92,15 +96,25 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
 
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # -1: all devices that are left
+    c.topology = ""  # pod that `marker-lm plan` compiles for: v5e:4x4, v5p:2x2x4, v5e:16x16*2, ...
+    c.mesh = ConfigDict(  # -1: all devices that are left
+        {
+            "data": -1,  # replicas
+            "fsdp": 1,  # parts of the parameters, and of the batch
+            "tensor": 1,  # parts of heads, feed-forward and vocabulary
+            "context": 1,  # parts of the sequences, and of the parameters
+            "slice": 1,  # replicas on pods that only the data centre's network joins
+        }
+    )
 
     c.train = t = ConfigDict()
     t.length = 2048  # L, slots of a packed sequence
     t.batch = 32  # B, sequences of a global batch
     t.too_long = "reject"  # reject | truncate_completion | split: rows that do not fit
     t.epochs = 2
+    t.steps = 0  # at most, the schedule's end too; 0: as many as the epochs have
     t.trainable = ""  # regex over parameter paths; "": all, or LoRA's factors where lora.rank > 0
-    t.optimizer = "adamw"  # adamw | muon
+    t.optimizer = "adamw"  # adamw | adafactor | lion | muon
     t.learning_rate = 2.5e-4
     t.final_learning_rate = 1.25e-4
     t.muon_learning_rate = 0.02  # of the blocks' matrices under muon, on the same schedule
@@ -108,7 +122,15 @@ def get_config(arg: str = "") -> ConfigDict:
     t.beta1 = 0.9
     t.beta2 = 0.95
     t.weight_decay = 0.1
+    t.learning_rate_factors = ()  # ((regex over parameter paths, factor), ...)
     t.clip_norm = 1.0
+    t.moment_dtype = "float32"  # of the optimizer's moments; bfloat16 halves them
+    # Of the layers' gradients. bfloat16 is what a step in bfloat16 makes them in: half the memory,
+    # and nothing lost, but where accumulate adds many.
+    t.gradient_dtype = "float32"
+    t.stochastic_rounding = False  # of parameters that are stored as bfloat16
+    t.accumulate = 1  # pieces of a batch that go through the model one after the other
+    t.z_loss = 0.0  # weight of log(normalizer) ** 2; 1e-4 keeps logits small
     t.loss_weights = ConfigDict(
         {"prompt": 0.0, "prompt_markers": 0.0, "completion_markers": 1.0, "completion": 1.0}
     )
@@ -116,8 +138,16 @@ def get_config(arg: str = "") -> ConfigDict:
     t.log_every = 10  # steps
     t.eval_every = 200  # steps; 0 never
     t.eval_batches = 20  # at most
+    t.on_spike = "stop"  # stop | skip: what becomes of a step whose loss or gradient is not finite
+    t.spike_factor = 0.0  # so is one whose gradient has so many times the usual norm; 0: none
+    t.most_skipped = 10  # steps in a row that may be skipped
     t.save_every = 500  # steps
+    t.save_minutes = 0.0  # also when so many have passed since the last save; 0: never
     t.keep = 2  # newest checkpoints
+    t.keep_every = 0  # steps whose checkpoints are never deleted; 0: none
+    t.profile_at = 0  # step before which a profile begins; 0: none, but a file WORKDIR/profile_now
+    t.profile_steps = 5  # that a profile shows
+    t.wandb_project = ""  # also report to Weights & Biases; pip install 'marker-lm[wandb]'
 
     c.decode = ConfigDict(
         {

@@ -79,7 +79,7 @@ def convert_run(args) -> None:
     from marker_lm.data.tokenizers.load import load_tokenizer
     from marker_lm.markers.taxonomy import Taxonomy
     from marker_lm.model.config import ModelConfig
-    from marker_lm.sharding.mesh import make_mesh
+    from marker_lm.sharding.mesh import mesh_here
     from marker_lm.sharding.rules import laid_out_params
     from marker_lm.training.checkpoints import load_about, load_params
 
@@ -96,8 +96,8 @@ def convert_run(args) -> None:
         check_adapter(args, about, model)
     if args.dry_run:
         return
-    mesh = make_mesh(**about["config"]["mesh"])
-    params = load_params(folder, laid_out_params(model, mesh), args.step)
+    mesh = mesh_here(about["config"]["mesh"])
+    params = load_params(folder, laid_out_params(model, mesh), about["step"])
     if args.to == "adapter":
         write_adapter(args, about, model, family, params)
     else:

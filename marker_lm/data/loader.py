@@ -14,6 +14,8 @@ from marker_lm.data.plan import Pieces, Planner, PlanSummary, join_pieces, kept_
 from marker_lm.data.spans import FlatSpans, ranges
 from marker_lm.markers.dropout import Dropout
 
+Rows = slice | np.ndarray  # of a global batch; an array has their numbers, rising
+
 _KEPT_PLANS = 64  # windows; older ones are planned again when they are asked for
 
 
@@ -47,11 +49,12 @@ class Batches:
 
     A batch is a dict of arrays_BxL: `tokens`, `targets`, `segment_ids` (1, 2, ... within a row; 0
     is padding), `positions` (from 0 in each segment), `kinds` (the Kind of the target), all int32,
-    and `weights` float32. All turns of a conversation are one segment. With `rows`, only that slice
-    of the global batch is built: a host reads only what its devices need.
+    and `weights` float32. All turns of a conversation are one segment. With `rows`, only those
+    of the global batch are built: a host reads only what its devices need.
 
     Attributes:
-      cache, stream, rows: as given.
+      cache, stream: as given.
+      rows: int64, rising: which rows of the global batch are built.
       planner, plan: what plans, and `plan(epoch, window)`, which keeps the latest plans.
       ends: int64[epochs], how many steps there are up to the end of each epoch.
       summary: of all plans.
@@ -63,9 +66,10 @@ class Batches:
         stream: Stream,
         epochs: int,
         mixture: Mixture | None = None,
-        rows: slice = slice(None),
+        rows: Rows = slice(None),
     ):
-        self.cache, self.stream, self.rows = cache, stream, rows
+        self.cache, self.stream = cache, stream
+        self.rows = np.arange(stream.batch)[rows]
         self.planner = Planner(
             index=cache.index,
             mixture=mixture or make_mixture([len(cache.index.first_U)], [1.0]),
@@ -98,14 +102,14 @@ class Batches:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def pieces(self, step: int) -> tuple[Pieces, np.ndarray]:
-        """What stands in the batch of a step, and in which of its rows: Pieces and int64[P]."""
+        """What stands in the batch of a step, and at which of `self.rows`: Pieces and int64[P]."""
         if not 0 <= step < len(self):
             raise IndexError(f"step {step} is outside 0..{len(self) - 1}.")
         epoch = int(np.searchsorted(self.ends, step, side="right"))
         upto = self._sequences[epoch]
         first = (step - (self.ends[epoch - 1] if epoch else 0)) * self.stream.batch
-        chosen = range(first, first + self.stream.batch)[self.rows]
-        begin, end = chosen.start, min(chosen.stop, int(upto[-1]))
+        begin = first + int(self.rows[0])
+        end = min(first + int(self.rows[-1]) + 1, int(upto[-1]))
         found, rows = [], []
         for window in range(int(np.searchsorted(upto, begin, side="right")), len(upto)):
             before = int(upto[window - 1]) if window else 0
@@ -115,9 +119,12 @@ class Batches:
             sequences = slice(max(begin - before, 0), min(end - before, plan.sequences))
             starts = plan.starts[sequences.start : sequences.stop + 1]
             found.append(plan.pieces.take(slice(starts[0], starts[-1])))
-            numbers = np.arange(sequences.start, sequences.stop) + before - begin
+            numbers = np.arange(sequences.start, sequences.stop) + before - first
             rows.append(np.repeat(numbers, np.diff(starts)))
-        return join_pieces(found), np.concatenate([np.zeros(0, np.int64), *rows])
+        row_P = np.concatenate([np.zeros(0, np.int64), *rows])
+        # The devices of a host may stand apart in the mesh; between their rows are others' rows.
+        ours = np.flatnonzero(np.isin(row_P, self.rows))
+        return join_pieces(found).take(ours), np.searchsorted(self.rows, row_P[ours])
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         stream, index = self.stream, self.cache.index
@@ -133,7 +140,7 @@ class Batches:
         spans = self._read(pieces.rows_P)
         answers = Answers(pieces.start_P.astype(np.int64), pieces.size_P.astype(np.int64))
         ids_T, kinds_T, length_P = assemble_rows(stream.layout, spans, kept_PxC, answers)
-        B = len(range(stream.batch)[self.rows])
+        B = len(self.rows)
         first_S = np.flatnonzero(pieces.begins_P)  # the turns of a conversation are one segment
         upto_P = np.concatenate([[0], np.cumsum(length_P)])
         length_S = np.diff(upto_P[np.append(first_S, len(pieces))])

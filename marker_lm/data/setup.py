@@ -10,7 +10,7 @@ from marker_lm.data.arms import ARMS, Arm
 from marker_lm.data.assembly import Layout, order_categories
 from marker_lm.data.cache import Cache
 from marker_lm.data.chat import Chat, load_chat
-from marker_lm.data.loader import Batches, Stream
+from marker_lm.data.loader import Batches, Rows, Stream
 from marker_lm.data.mixture import make_mixture, row_factors
 from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
@@ -136,8 +136,8 @@ def make_dropout(config: ConfigDict) -> Dropout:
     )
 
 
-def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
-    """The training batches; `rows` is the part of each global batch that this host reads."""
+def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: Rows) -> Batches:
+    """The training batches; `rows` are those of each global batch that this host reads."""
     data, tasks = config.data, cache.manifest["tasks"]
     factors_N = row_factors(
         cache.index, setup.taxonomy, data.upsample, data.least_share, data.most_upsampling
@@ -158,7 +158,7 @@ def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -
     return batches
 
 
-def eval_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: slice) -> Batches:
+def eval_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: Rows) -> Batches:
     """Every held-out row once, prompt side empty, with its own list on the completion side."""
     stream = make_stream(config, setup, Dropout(example=1.0))
     own = {layout: dataclasses.replace(layout, shuffled=False) for layout in setup.plan_layouts}

@@ -20,7 +20,7 @@ from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import merge
-from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.mesh import mesh_here
 from marker_lm.sharding.rules import laid_out_params
 from marker_lm.training.checkpoints import load_about, load_params
 
@@ -37,7 +37,7 @@ def load_engine(
     Args:
       workdir: of `marker-lm train`, or a folder that `marker-lm convert` exported a run to; of that
         one's config only what an Engine needs is there.
-      step: of the checkpoint; the newest by default.
+      step: of the checkpoint; the newest undamaged one by default.
       taxonomy: that the caller expects; it must be the checkpoint's.
       batch: rows decoded together; the config's by default.
       mesh: where to put the parameters; the config's mesh over all devices by default.
@@ -65,12 +65,12 @@ def load_engine(
             f"the tokenizer in {workdir} is not the one that the checkpoint was trained with; "
             "put that one back or train again."
         )
-    mesh = mesh or make_mesh(**config.mesh)
+    mesh = mesh or mesh_here(config.mesh)
     if exported:
         model, params = _load_exported(path, about, tokenizer, mesh)
     else:
         model = ModelConfig.from_dict(about["model"])
-        params = load_params(path / "checkpoints", laid_out_params(model, mesh), step)
+        params = load_params(path / "checkpoints", laid_out_params(model, mesh), about["step"])
     params, model = merge(params, model)  # decoding steps are faster without factors
     setup = make_setup(config, trained, tokenizer)
     engine = Engine(

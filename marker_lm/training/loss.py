@@ -10,7 +10,9 @@ from marker_lm.model.likelihood import batch_nll
 MEASURED = (Kind.COMPLETION_MARKERS, Kind.COMPLETION)
 
 
-def batch_loss(params, config: ModelConfig, batch, blocks: int, groups: int = 1):
+def batch_loss(
+    params, config: ModelConfig, batch, blocks: int, z_loss: float = 0.0, answer_tokens=None
+):
     """Weighted loss over the number of answer tokens, and per-kind sums for the metrics.
 
     Easy marker tokens would dilute the answer if the divisor counted them, so it counts targets of
@@ -19,7 +21,8 @@ def batch_loss(params, config: ModelConfig, batch, blocks: int, groups: int = 1)
     Args:
       params, config: of the model.
       batch: see data/loader.py.
-      blocks, groups: see `model.likelihood.weighted_nll`.
+      blocks, z_loss: see `model.likelihood.weighted_nll`.
+      answer_tokens: what to divide by, where `batch` is a piece of a larger one.
 
     Returns:
       loss: float32 scalar.
@@ -27,8 +30,9 @@ def batch_loss(params, config: ModelConfig, batch, blocks: int, groups: int = 1)
     """
     kinds_BxL, weights_BxL = batch["kinds"], batch["weights"]
     wanted_BxL = (weights_BxL != 0) | jnp.isin(kinds_BxL, jnp.asarray(MEASURED))
-    total, nll_BxL = batch_nll(params, config, batch, weights_BxL, wanted_BxL, blocks, groups)
-    answer_tokens = jnp.sum(kinds_BxL == Kind.COMPLETION)
+    total, nll_BxL = batch_nll(params, config, batch, weights_BxL, wanted_BxL, blocks, z_loss)
+    if answer_tokens is None:
+        answer_tokens = jnp.sum(kinds_BxL == Kind.COMPLETION)
     sums = {"tokens": jnp.sum(kinds_BxL != Kind.PADDING).astype(jnp.float32)}
     for kind in MEASURED:
         of_kind = kinds_BxL == kind

@@ -1,9 +1,13 @@
-"""What a run reports: TensorBoard events and one JSON line a record, without TensorFlow."""
+"""Where metrics go: TensorBoard, one JSON line a record, and Weights & Biases if asked for."""
 
 import json
+import os
+import zlib
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from marker_lm.data.whole_files import write_whole
@@ -41,6 +45,52 @@ class MetricWriter:
 
     def close(self) -> None:
         self._board.close()
+
+
+class WandbWriter:
+    """Sends scalars to a project of Weights & Biases; needs the extra `wandb`.
+
+    Args:
+      project: its name.
+      workdir: the run's folder: a run that goes on there goes on in Weights & Biases, too.
+      config: shown beside the run.
+
+    Raises:
+      ValueError: the package is not there.
+    """
+
+    def __init__(self, project: str, workdir: epath.PathLike, config: Mapping[str, Any]):
+        try:
+            import wandb
+        except ImportError:
+            raise ValueError(
+                f"train.wandb_project={project} needs a package that is not there: "
+                "pip install 'marker-lm[wandb]'."
+            ) from None
+        path = os.fspath(workdir)
+        path = path if "://" in path else os.path.abspath(path)
+        self._run = wandb.init(
+            project=project,
+            id=f"{zlib.crc32(path.encode()):08x}",
+            name=os.path.basename(path.rstrip("/")),
+            config=dict(config),
+            resume="allow",
+        )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records `scalars` for `step`; those of steps that are done again are not taken."""
+        self._run.log({name: float(value) for name, value in scalars.items()}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def make_writers(config: ConfigDict, workdir: epath.PathLike, step: int) -> list:
+    """The writers that a config asks for; `step` is where the run starts or goes on."""
+    writers: list = [MetricWriter(workdir, step)]
+    if config.train.wandb_project:
+        writers.append(WandbWriter(config.train.wandb_project, workdir, config.to_dict()))
+    return writers
 
 
 def read_metrics(workdir: str | epath.Path) -> list[dict[str, float]]:

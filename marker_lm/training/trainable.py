@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -24,16 +25,29 @@ def trained_paths(config: ModelConfig, pattern: str = "") -> frozenset[str]:
     paths = sorted(flatten_dict(abstract_params(config), sep="/"))
     if not pattern:
         return frozenset(filter(is_factor, paths) if config.lora else paths)
+    return check_pattern("train.trainable", pattern, paths)
+
+
+def check_pattern(key: str, pattern: str, paths: Iterable[str]) -> frozenset[str]:
+    """The paths that a regular expression is found in.
+
+    Args:
+      key: of the config, for messages.
+      pattern: what is searched for.
+      paths: of parameters.
+
+    Raises:
+      ValueError: no regular expression, or it is found in no path.
+    """
+    paths = sorted(paths)
     try:
         found = frozenset(path for path in paths if re.search(pattern, path))
     except re.error as error:
-        raise ValueError(
-            f"train.trainable={pattern!r} is no regular expression: {error}."
-        ) from None
+        raise ValueError(f"{key}={pattern!r} is no regular expression: {error}.") from None
     if not found:
         nearest = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"train.trainable={pattern!r} is found in no parameter's path (nearest: {nearest}); "
+            f"{key}={pattern!r} is found in no parameter's path (nearest: {nearest}); "
             f"they are {', '.join(paths)}."
         )
     return found

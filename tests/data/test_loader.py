@@ -133,6 +133,14 @@ def test_a_batch_of_one_row_in_the_compact_template(tmp_path):
     assert one["weights"].tolist() == weights[1:].tolist()
 
 
+@pytest.mark.parametrize("rows", [[0], [7], [1, 2, 5], [0, 3, 4, 7], [6, 7]])
+def test_a_host_may_read_rows_that_stand_apart(run, rows):
+    whole, part = run.batches(), run.batches(rows=np.array(rows))
+    assert len(whole) == len(part) > 3
+    for step in range(len(whole)):
+        assert same(part[step], {name: x[rows] for name, x in whole[step].items()})
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_batches_do_not_depend_on_hosts_order_or_process(run, arm):
     batches = run.batches(arm)

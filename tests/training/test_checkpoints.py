@@ -30,7 +30,8 @@ def state():
     add = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.asarray(1, x.dtype) / 3, tree))
     floats = add({name: made[name] for name in ("params", "opt_state")})
     fixed = jax.tree.map(lambda x, f: f.astype(x.dtype), {k: made[k] for k in floats}, floats)
-    return made | fixed | {"step": jnp.int32(7)}
+    guard = made["guard"] | {"mean": jnp.float32(1.5), "count": jnp.int32(6)}
+    return made | fixed | {"step": jnp.int32(7), "guard": guard}
 
 
 def same(a, b):
@@ -65,6 +66,18 @@ def test_the_newest_are_kept(tmp_path, state):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
     save(tmp_path, state, 4, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_some_are_kept_for_ever(tmp_path, state):
+    with Checkpoints(tmp_path, keep=2, keep_every=4) as checkpoints:
+        for step in range(1, 11):
+            checkpoints.save(step, state, ABOUT)
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [4, 8, 9, 10]
+
+
+def test_one_alone_is_too_few(tmp_path):
+    with pytest.raises(CheckpointError, match="train.keep=1: keep at least 2"):
+        Checkpoints(tmp_path, keep=1)
 
 
 def test_facts_come_back(tmp_path, state):

@@ -1,17 +1,18 @@
 """A whole run in this process: it learns, goes on, and refuses what does not belong to it."""
 
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
 
 from marker_lm.decoding.load import load_engine
-from marker_lm.training import loop
+from marker_lm.training import loop, run
 from marker_lm.training.checkpoints import CheckpointError, load_about
-from marker_lm.training.loop import TrainingDiverged, Window, due, remember, train
+from marker_lm.training.guard import TrainingDiverged
+from marker_lm.training.loop import due, train
 from marker_lm.training.metrics import read_metrics
+from marker_lm.training.optimizer import make_optimizer
 from tests.tiny import TAXONOMY, tiny_config
 
 
@@ -60,11 +61,50 @@ def test_a_finished_run_has_nothing_to_do(finished):
     assert read_metrics(workdir) == before
 
 
+def test_steps_end_the_run_and_its_schedule(data, tmp_path, monkeypatch):
+    scheduled = []
+
+    def spy(config, steps):
+        scheduled.append(steps)
+        return make_optimizer(config, steps)
+
+    monkeypatch.setattr(run, "make_optimizer", spy)
+    facts = train(mesh_config(data, steps=3, eval_every=0), tmp_path / "run", lambda line: None)
+    assert facts["steps"] == 3 and scheduled == [3]
+    assert [r["step"] for r in read_metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_more_steps_than_the_epochs_have_are_no_more(finished):
+    config, workdir, facts, _ = finished
+    config = config.copy_and_resolve_references()
+    config.train.steps = facts["steps"] + 10
+    assert train(config, workdir, lambda line: None)["steps"] == facts["steps"]
+
+
 def test_the_checkpoint_can_be_decoded_with(finished):
     config, workdir, facts, _ = finished
     engine, found = load_engine(workdir)
     assert load_about(workdir / "checkpoints")["step"] == facts["steps"]
     assert found.arm == "markers" and engine.layout.prompt_side == ("lang", "task", "size", "words")
+
+
+def test_what_is_measured(finished):
+    _, workdir, facts, _ = finished
+    records = read_metrics(workdir)
+    assert all(0 <= r["padding_share"] < 1 and 0 <= r["data_wait_share"] <= 1 for r in records)
+    assert all(0 < r["goodput"] < 1 and r["lost_steps"] == 0 for r in records)
+    assert all("useful_token_mfu" not in r for r in records)  # the peak of a CPU is not known
+
+
+def test_time_is_a_reason_to_save_and_a_profile_is_taken(data, tmp_path):
+    config = mesh_config(data, save_every=0, save_minutes=1e-9, keep=9, batch=8, epochs=1)
+    config.train.update(profile_at=2, profile_steps=1)
+    config.model.layers = 1
+    steps = train(config, tmp_path, lambda line: None)["steps"]
+    saved = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    # What is wished at one step is done at the next, and a save begins the time anew.
+    assert saved == [*range(2, steps, 2), steps][-9:]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.parametrize(
@@ -113,8 +153,8 @@ def test_a_run_that_diverges_stops_and_saves_nothing_broken(data, tmp_path, monk
 
         return call
 
-    real = loop.make_train_step
-    monkeypatch.setattr(loop, "make_train_step", broken)
+    real = loop.compile_step
+    monkeypatch.setattr(loop, "compile_step", broken)
     config = mesh_config(data, save_every=3, log_every=10, loss_blocks=1)
     config.model.layers = 1
     with pytest.raises(TrainingDiverged, match="the loss of step 6 is nan; lower train.learn"):
@@ -123,57 +163,6 @@ def test_a_run_that_diverges_stops_and_saves_nothing_broken(data, tmp_path, monk
     assert load_about(tmp_path / "checkpoints")["step"] == 3
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_what_is_not_finite_is_told(name, value):
-    words = {"loss": "loss", "grad_norm": "norm of the gradient"}[name]
-    with pytest.raises(TrainingDiverged, match=f"the {words} of step 8 is {value}; lower train.l"):
-        Window().add(7, {"loss": 1.0, "grad_norm": 1.0} | {name: np.float32(value)})
-
-
-def test_window_gives_means_and_takes_pauses_out(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    window = Window()
-    for step, loss in enumerate((1.0, 3.0)):
-        window.add(
-            step,
-            {
-                **{"loss": loss, "grad_norm": 2.0, "tokens": 100.0},
-                **{"completion_tokens": 10.0, "completion_nats": 10 * loss},
-                **{"completion_markers_tokens": 0.0, "completion_markers_nats": 0.0},
-            },
-        )
-        now[0] += 1
-    with window.paused():
-        now[0] += 50
-    assert window.take() == {
-        "loss": 2.0,
-        "grad_norm": 2.0,
-        "tokens_per_second": 100.0,
-        "trained_tokens_per_second": 10.0,
-        "answer_nats": 2.0,
-    }
-    assert window.count == 0
-
-
 def test_due():
     assert [step for step in range(1, 10) if due(step, 3)] == [3, 6, 9]
     assert not any(due(step, 0) for step in range(1, 10))
-
-
-def test_a_signal_is_remembered_and_the_handler_put_back():
-    before = signal.getsignal(signal.SIGUSR1)
-    with remember(signal.SIGUSR1) as came:
-        assert not came()
-        signal.raise_signal(signal.SIGUSR1)
-        assert came()
-    assert signal.getsignal(signal.SIGUSR1) == before
-
-
-def test_a_batch_that_hosts_cannot_share(monkeypatch):
-    monkeypatch.setattr(loop.jax, "process_count", lambda: 4)
-    monkeypatch.setattr(loop.jax, "process_index", lambda: 3)
-    assert loop.host_rows(8) == slice(6, 8)
-    with pytest.raises(ValueError, match="train.batch=6 does not divide by 4 hosts"):
-        loop.host_rows(6)

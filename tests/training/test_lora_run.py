@@ -56,7 +56,8 @@ def runs(data, tmp_path_factory):
 
         patch.setattr(MetricWriter, "write", write_and_stop)
         assert train(config, folder / "stopped", quiet)["stopped"]
-    assert load_about(folder / "stopped/checkpoints")["step"] in (STOP_AT, STOP_AT + 1)
+    # All processes agree on a signal, which takes a step, and the next one is under way.
+    assert STOP_AT <= load_about(folder / "stopped/checkpoints")["step"] <= STOP_AT + 2
     assert not train(config, folder / "stopped", quiet)["stopped"]
     return folder
 

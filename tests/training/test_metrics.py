@@ -1,12 +1,15 @@
 """Metrics: one line a record, none twice, whole after a kill."""
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from marker_lm.training.metrics import MetricWriter, read_metrics
+from marker_lm.training.metrics import MetricWriter, make_writers, read_metrics
+from tests.tiny import tiny_config
 
 
 def events(workdir):
@@ -73,3 +76,45 @@ def test_a_write_that_is_killed_leaves_the_file_before(tmp_path, monkeypatch):
         writer.write(2, {"loss": 2})
     lines = (tmp_path / "metrics.jsonl").read_bytes().decode().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1]
+
+
+class FakeRun:
+    """What wandb.init returns."""
+
+    def __init__(self, **settings):
+        self.settings, self.logged, self.finished = settings, [], False
+
+    def log(self, scalars, step):
+        self.logged.append((step, scalars))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_weights_and_biases_if_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=FakeRun))
+    config = tiny_config(tmp_path, wandb_project="levers")
+    for folder in ("run", "other"):
+        (tmp_path / folder).mkdir()
+    runs = []
+    for step in (0, 5):
+        board, wandb = make_writers(config, tmp_path / "run", step)
+        wandb.write(step + 1, {"loss": 2})
+        wandb.close()
+        board.close()
+        runs.append(wandb._run)
+    assert all(run.logged and run.finished for run in runs)
+    assert runs[0].logged == [(1, {"loss": 2.0})]
+    assert runs[0].settings["project"] == "levers" and runs[0].settings["name"] == "run"
+    assert runs[0].settings["config"]["train"]["batch"] == 4
+    # A start that goes on goes on there, too; another folder is another run.
+    assert runs[0].settings["id"] == runs[1].settings["id"]
+    [_, other] = make_writers(config, tmp_path / "other", 0)
+    assert other._run.settings["id"] != runs[0].settings["id"]
+
+
+def test_weights_and_biases_is_not_imported_unasked(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    assert len(make_writers(tiny_config(tmp_path), tmp_path, 0)) == 1
+    with pytest.raises(ValueError, match=r"wandb_project=x needs .* 'marker-lm\[wandb\]'"):
+        make_writers(tiny_config(tmp_path, wandb_project="x"), tmp_path, 0)

@@ -1,4 +1,4 @@
-"""A run killed at any moment and started again ends with the same parameters, bit for bit."""
+"""A run killed thirty times, at any moment, ends with the same parameters, bit for bit."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from marker_lm.data.cache import Cache
@@ -16,120 +16,141 @@ from marker_lm.data.setup import make_setup, train_batches
 from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.sharding.mesh import make_mesh
-from marker_lm.training.checkpoints import Checkpoints, has_checkpoint, load_about
-from marker_lm.training.loop import model_config
+from marker_lm.training.checkpoints import Checkpoints, load_about
+from marker_lm.training.goodput import read_history
 from marker_lm.training.metrics import read_metrics
 from marker_lm.training.optimizer import make_optimizer
+from marker_lm.training.run import model_config
 from marker_lm.training.step import abstract_state
+from marker_lm.training.sums import is_finished
 from tests.tiny import tiny_config
+from tests.training.processes import ROOT, last_step, logs, write_config
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
-TRAIN = dict(epochs=8, save_every=20)
-WITHOUT_TENSORFLOW = """
-import sys
-from marker_lm.__main__ import main
-code = main(sys.argv[1:])
-assert not {"tensorflow", "seqio"} & set(sys.modules), "training loaded TensorFlow"
-sys.exit(code)
-"""
+TRAIN = dict(epochs=14, save_every=3)
+KILLS = 30
 
 
-def start(config_file, workdir, runner=("-m", "marker_lm")):
-    """`marker-lm train` in a process of its own, on one device."""
-    workdir.mkdir(exist_ok=True)
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    with open(workdir / "log", "a") as log:
-        return subprocess.Popen(
-            [sys.executable, *runner, "train", f"--config={config_file}", f"--workdir={workdir}"],
+class Forks:
+    """Starts `marker-lm train` on one device, one after the other, see forked.py."""
+
+    def __init__(self, config_file, cache):
+        flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+        self.config_file = config_file
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.training.forked"],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
-            stdout=log,
-            stderr=log,
+            env=os.environ
+            | {
+                "XLA_FLAGS": flags,
+                "PYTHONPATH": str(ROOT),
+                # Compiled once: the kills shall fall into training and saving.
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
+    def start(self, workdir) -> int:
+        workdir.mkdir(exist_ok=True)
+        arguments = [f"--config={self.config_file}", f"--workdir={workdir}"]
+        print(json.dumps([str(workdir / "log"), arguments]), file=self.server.stdin, flush=True)
+        return int(self.server.stdout.readline())
 
-def log_of(workdir):
-    return (workdir / "log").read_text()
+    def wait(self) -> int:
+        """The exit code of the latest start."""
+        return int(self.server.stdout.readline())
 
-
-def last_step(workdir):
-    records = read_metrics(workdir)
-    return records[-1]["step"] if records else 0
-
-
-def wait_until(process, workdir, come):
-    """Returns when `come()` holds; an error when the process ends before."""
-    deadline = time.monotonic() + 120
-    while not come():
-        assert process.poll() is None, "it ended too early:\n" + log_of(workdir)
-        assert time.monotonic() < deadline, "it takes too long:\n" + log_of(workdir)
-        time.sleep(0.002)
+    def close(self):
+        self.server.stdin.close()
+        self.server.wait(60)
 
 
-def is_saving(workdir):
-    """Whether a checkpoint is half written."""
+def is_saving(workdir) -> bool:
+    """Whether a checkpoint is half written, or has not got its sums."""
     folder = workdir / "checkpoints"
-    return folder.exists() and any(not p.name.isdigit() for p in folder.iterdir())
+    paths = list(folder.iterdir()) if folder.exists() else []
+    done = (p for p in paths if p.name.endswith(".damaged") or list(p.glob("sums.*")))
+    return len(paths) > len(list(done))
+
+
+def finished_step(workdir) -> int:
+    folder = workdir / "checkpoints"
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and is_finished(p)]
+    return max(steps, default=0)
+
+
+def wait_until(come, pid, workdir):
+    deadline = time.monotonic() + 240
+    while not come():
+        assert time.monotonic() < deadline, "it takes too long:\n" + logs(workdir)[-3000:]
+        os.kill(pid, 0)
+        time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
-    """Workdirs of an uninterrupted run and of one that was stopped three times, and its story."""
+    """Workdirs of an uninterrupted run and of one that was stopped often, and its story."""
     folder = tmp_path_factory.mktemp("resume")
-    config_file = folder / "config.py"
-    config_file.write_text(
-        "from tests.tiny import tiny_config\n\n\n"
-        f"def get_config(arg=''):\n    return tiny_config({str(data)!r}, **{TRAIN!r})\n"
-    )
-    whole, killed = folder / "whole", folder / "killed"
-    uninterrupted = start(config_file, whole, ("-c", WITHOUT_TENSORFLOW))
-
-    story = []
-    stops = [
-        (signal.SIGKILL, lambda: last_step(killed) >= 30),  # between two saves, in epoch 1
-        (signal.SIGTERM, lambda: last_step(killed) >= 60),
-        (signal.SIGKILL, lambda: last_step(killed) >= 95 and is_saving(killed)),  # in a save
-    ]
-    for number, come in stops:
-        process = start(config_file, killed)
-        try:
-            wait_until(process, killed, come)
-            process.send_signal(number)
-            code = process.wait(60)
-        finally:
-            process.kill()
-        folder = killed / "checkpoints"
-        saved = load_about(folder)["step"] if has_checkpoint(folder) else 0
-        story.append({"signal": number, "code": code, "step": last_step(killed), "saved": saved})
-    last = start(config_file, killed)
-    assert last.wait(120) == 0, log_of(killed)
-    assert uninterrupted.wait(120) == 0, log_of(whole)
+    config_file = write_config(folder / "config.py", data, **TRAIN)
+    whole, killed, story = folder / "whole", folder / "killed", []
+    forks, random = Forks(config_file, folder / "cache"), np.random.default_rng(0)
+    try:
+        forks.start(whole)
+        assert forks.wait() == 0, logs(whole)
+        for kill in range(KILLS + 1):
+            number = signal.SIGTERM if kill == KILLS else signal.SIGKILL
+            began, pid = last_step(killed), forks.start(killed)
+            if kill % 3 == 0:  # before the first step, or soon after
+                time.sleep(random.uniform(0, 2))
+            else:
+                steps = began + int(random.integers(1, 8))
+                wait_until(lambda steps=steps: last_step(killed) >= steps, pid, killed)
+            if kill % 3 == 2:  # within a save
+                wait_until(lambda: is_saving(killed), pid, killed)
+                time.sleep(random.uniform(0, 0.05))
+            saving = is_saving(killed)
+            os.kill(pid, number)
+            story.append(
+                {
+                    "signal": number,
+                    "code": forks.wait(),
+                    "saving": saving,
+                    "step": last_step(killed),
+                    "saved": finished_step(killed),
+                }
+            )
+        forks.start(killed)
+        assert forks.wait() == 0, logs(killed)[-3000:]
+    finally:
+        forks.close()
     return whole, killed, story
 
 
-def test_the_run_was_really_stopped(runs):
+def test_the_run_was_really_killed(runs):
     _, killed, story = runs
-    assert [(one["signal"], one["code"]) for one in story] == [
-        (signal.SIGKILL, -signal.SIGKILL),
-        (signal.SIGTERM, 0),
-        (signal.SIGKILL, -signal.SIGKILL),
-    ]
-    # Every start goes on from the save before.
-    log = log_of(killed)
-    for one in story:
-        assert one["saved"] == 0 or f"going on from step {one['saved']}\n" in log
-    assert all(one["saved"] > 0 for one in story[1:])
-    steps = load_about(killed / "checkpoints")["step"]
-    assert 30 <= story[0]["step"] < story[1]["step"] < story[2]["step"] < steps
-    assert any(one["step"] % 18 for one in story)  # in the middle of an epoch
-    assert any(one["saved"] < one["step"] for one in story if one["signal"] == signal.SIGKILL)
+    *kills, stop = story
+    assert [one["code"] for one in kills] == [-signal.SIGKILL] * KILLS
+    assert sum(one["saving"] for one in kills) >= 8
+    assert kills[-1]["step"] < len(read_metrics(killed))
+    assert stop["code"] == 128 + signal.SIGTERM and stop["saved"] == stop["step"]
+    assert f"stopped by SIGTERM; step {stop['saved']} is saved" in logs(killed)
 
 
-def test_sigterm_saves_the_very_step(runs):
+def test_no_step_is_lost_beyond_the_last_save(runs):
+    # Every start that came to train goes on from the newest checkpoint that was finished.
     _, killed, story = runs
-    assert story[1]["saved"] == story[1]["step"] >= 60
-    assert f"stopped by SIGTERM; step {story[1]['saved']} is saved" in log_of(killed)
+    saved = [one["saved"] for one in story]
+    assert saved == sorted(saved)
+    firsts = [attempt.first for attempt in read_history(killed)]
+    assert firsts == sorted(firsts) and len(set(firsts)) > 8
+    assert set(firsts) <= {0, *saved}
+    assert firsts[-1] == saved[-1]
+    lost = [one["step"] - one["saved"] for one in story]
+    assert max(lost) <= 2 * TRAIN["save_every"]  # what is not saved yet, and what is being saved
 
 
 def test_parameters_and_moments_are_equal_bit_for_bit(runs, data):
@@ -143,8 +164,8 @@ def test_parameters_and_moments_are_equal_bit_for_bit(runs, data):
     abstract = abstract_state(model_config(config, setup), optimizer, mesh)
     states = []
     for workdir in (whole, killed):
+        assert load_about(workdir / "checkpoints")["step"] == len(batches)
         with Checkpoints(workdir / "checkpoints") as checkpoints:
-            assert checkpoints.latest_step() == len(batches)
             states.append(jax.device_get(checkpoints.restore(len(batches), abstract)))
     equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *states)
     assert len(jax.tree.leaves(equal)) > 30 and all(jax.tree.leaves(equal))

@@ -9,12 +9,17 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from configs import default
 from marker_lm.model.config import LoRA, ModelConfig
 from marker_lm.model.lora import is_factor
 from marker_lm.model.params import parameter_count
 from marker_lm.sharding.mesh import make_mesh
-from marker_lm.sharding.rules import use_mesh
-from marker_lm.training.step import abstract_state, make_train_step, new_state
+from marker_lm.training.step import (
+    abstract_batch,
+    abstract_state,
+    make_train_step,
+    new_state,
+)
 from marker_lm.training.trainable import join, split, trained_paths
 from tests.model.helpers import make_params, small_config
 from tests.training.test_step import STEPS, Case
@@ -123,13 +128,11 @@ def test_eight_devices_train_as_one(case, trained):
 def compiled_step(config, pattern=""):
     """The compiled step of a batch of 2 x 32 tokens."""
     paths, optimizer, mesh = trained_paths(config, pattern), optax.adamw(1e-3), one_device()
-    batch = {
-        name: jax.ShapeDtypeStruct((2, 32), np.int32)
-        for name in ("tokens", "targets", "positions", "segment_ids", "kinds")
-    } | {"weights": jax.ShapeDtypeStruct((2, 32), np.float32)}
-    with use_mesh(mesh):
-        step = make_train_step(config, optimizer, mesh, 4, paths).__wrapped__
-        return step.lower(abstract_state(config, optimizer, mesh, paths), batch).compile()
+    train = default.get_config().train.unlock()
+    train.update(batch=2, length=32, loss_blocks=4)
+    step = make_train_step(config, optimizer, mesh, train, paths)
+    state = abstract_state(config, optimizer, mesh, paths)
+    return step.lower(state, abstract_batch(train, mesh)).compile()
 
 
 def test_a_step_computes_no_gradient_of_what_is_frozen():
