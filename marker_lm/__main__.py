@@ -10,6 +10,7 @@ VERBS = {
     "stats": "the long tail of the rows before training: counts, costs, duplicates, strata",
     "prepare": "read rows, check them, tokenize them into a cache",
     "show": "print packed training batches: kinds, weights, borders, dropped markers",
+    "plan": "what a run needs on a TPU pod, compiled on a machine without one",
     "train": "fine-tune a model on prepared rows",
     "decode": "answer prompts from a file, with markers as levers",
     "score": "log-likelihoods of completions, posteriors over a category's values",

@@ -19,6 +19,7 @@ ALLOWED = {
     "decoding": {"markers", "data", "model", "sharding", "convert", "training"},
     "evaluation": {"markers", "annotate", "data", "model", "sharding", "training", "decoding"},
     "convert": {"markers", "data", "model", "sharding"},
+    "plan": {"markers", "data", "model", "sharding", "convert", "training", "decoding"},
 }
 # Modules that stand beside the packages: they import nothing of ours, and all but markers use them.
 BESIDE = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "__main__"}

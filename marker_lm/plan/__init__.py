@@ -1,0 +1,1 @@
+"""What a run needs on a pod, learned from the compiler before anyone pays for chips."""
