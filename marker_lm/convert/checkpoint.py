@@ -1,8 +1,9 @@
-"""A pretrained model that can be opened: a Hugging Face folder or a GGUF file."""
+"""A pretrained model that can be opened: a Hugging Face folder, a GGUF file, an architecture."""
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.convert.architecture import open_architecture
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.gguf_file import open_gguf
 from marker_lm.convert.pretrained import Pretrained
@@ -36,12 +37,15 @@ def config_tokenizer(config: ConfigDict, pretrained: Pretrained | None = None) -
 
 
 def open_pretrained(path: epath.PathLike) -> Pretrained:
-    """Opens a Hugging Face folder, local or gs://, or a .gguf file on a local disk.
+    """Opens a Hugging Face folder or a .json file of an architecture alone, local or gs://, or a
+    .gguf file on a local disk.
 
-    Raises ConvertError: it is not there, not whole, or neither of the two.
+    Raises ConvertError: it is not there, not whole, or none of the three.
     """
     if str(path).endswith(".gguf"):
         return open_gguf(path)
+    if str(path).endswith(".json"):
+        return open_architecture(path)
     folder = epath.Path(path)
     if not folder.is_dir():
         raise ConvertError(

@@ -28,5 +28,9 @@ class Pretrained:
     about: dict = dataclasses.field(default_factory=dict)
 
     def tokenizer(self) -> Tokenizer:
-        """The model's own tokenizer. Raises TokenizerError or FileNotFoundError."""
+        """The model's own tokenizer. Raises TokenizerError, FileNotFoundError or ConvertError."""
         return self.load_tokenizer()
+
+    def need_weights(self) -> None:
+        """Raises ConvertError where there is an architecture alone, see convert/architecture.py."""
+        self.tensors.names()
