@@ -37,6 +37,10 @@ class Progress:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Shows the last line for good."""
         self.update(self.done, self.note, force=True)
         if self.live:
             print(file=sys.stderr)
