@@ -48,9 +48,12 @@ def run(args) -> int:
     # JAX takes seconds to import; help and slips in the config should not wait for it.
     from marker_lm.training.distributed import is_main, joined
     from marker_lm.training.dry_run import dry_run
+    from marker_lm.training.host_memory import keep_memory, run_in_this_thread
     from marker_lm.training.loop import train
 
+    run_in_this_thread()
     with joined(args.distributed, args.coordinator, args.processes, args.process):
+        keep_memory()
         if args.dry_run:
             dry_run(config, args.workdir)
             return 0

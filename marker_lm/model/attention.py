@@ -35,19 +35,18 @@ def attention(
     A query that may see nothing gets the mean of the values, never NaN. With `softcap` c the scaled
     products x become c tanh(x / c).
     """
-    mask_Bx1xLxS = mask_BxLxS[:, None]
-    if not softcap:
-        return jax.nn.dot_product_attention(
-            q_BxLxHxN, k_BxSxKxN, v_BxSxKxN, mask=mask_Bx1xLxS, scale=scale
-        )
     B, L, H, N = q_BxLxHxN.shape
     K = k_BxSxKxN.shape[2]
-    q_BxLxKxGxN = q_BxLxHxN.reshape(B, L, K, H // K, N)
+    # Heads before length, so that nothing which grows with L x S is ever transposed.
+    q_BxKxGxLxN = q_BxLxHxN.reshape(B, L, K, H // K, N).transpose(0, 2, 3, 1, 4)
+    k_BxKxSxN, v_BxKxSxN = (x.swapaxes(1, 2) for x in (k_BxSxKxN, v_BxSxKxN))
     products = jnp.einsum(
-        "blkgn,bskn->bkgls", q_BxLxKxGxN, k_BxSxKxN, preferred_element_type=jnp.float32
+        "bkgln,bksn->bkgls", q_BxKxGxLxN, k_BxKxSxN, preferred_element_type=jnp.float32
     )
-    products = softcap * jnp.tanh(products * (scale / softcap))
-    lowest = jnp.finfo(jnp.float32).min
-    products = jnp.where(mask_Bx1xLxS[:, None], products, lowest)
+    products *= scale
+    if softcap:
+        products = softcap * jnp.tanh(products / softcap)
+    products = jnp.where(mask_BxLxS[:, None, None], products, jnp.finfo(jnp.float32).min)
     weights_BxKxGxLxS = jax.nn.softmax(products, axis=-1).astype(v_BxSxKxN.dtype)
-    return jnp.einsum("bkgls,bskn->blkgn", weights_BxKxGxLxS, v_BxSxKxN).reshape(B, L, H, N)
+    mixed_BxKxGxLxN = jnp.einsum("bkgls,bksn->bkgln", weights_BxKxGxLxS, v_BxKxSxN)
+    return mixed_BxKxGxLxN.transpose(0, 3, 1, 2, 4).reshape(B, L, H, N)

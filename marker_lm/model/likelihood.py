@@ -143,7 +143,7 @@ def _front_nll_and_gradient(
     R = hidden_RxGxTxD.shape[0]
 
     def piece(i, carry):
-        total, nll, d_table_RxVxD, d_hidden = carry
+        total, nll, d_table_RxDxV, d_hidden = carry
         hidden, target, weight = (_cut(x, i, size) for x in (hidden_RxGxTxD, targets, weights))
         logits, normalizer = logits_of(table, hidden)
         nats = normalizer - _pick(logits, target)
@@ -153,21 +153,21 @@ def _front_nll_and_gradient(
         d_logits = weight[..., None] * (slope[..., None] * p_RxGxtxV - _is(target, logits))
         d_logits = (d_logits * head_slope(config, logits)).astype(table.dtype)
         # One sum for each copy of the parameters: they are added up once, after the loop.
-        d_table_RxVxD += jnp.einsum(
-            "rgtv,rgtd->rvd", d_logits, hidden, preferred_element_type=jnp.float32
+        d_table_RxDxV += jnp.einsum(
+            "rgtd,rgtv->rdv", hidden, d_logits, preferred_element_type=jnp.float32
         )
         d_piece = jnp.einsum("rgtv,vd->rgtd", d_logits, table)
-        return total, _put(nll, i, nats), d_table_RxVxD, _put(d_hidden, i, d_piece)
+        return total, _put(nll, i, nats), d_table_RxDxV, _put(d_hidden, i, d_piece)
 
-    d_table_RxVxD = jnp.zeros((R, *table.shape), jnp.float32)
+    d_table_RxDxV = jnp.zeros((R, *table.shape[::-1]), jnp.float32)
     zeros = (
         jnp.float32(0),
         jnp.zeros(targets.shape, jnp.float32),
-        _constrain(d_table_RxVxD, "replica", "loss_vocab"),
+        _constrain(d_table_RxDxV, "replica", None, "loss_vocab"),
         jnp.zeros_like(hidden_RxGxTxD),
     )
-    total, nll, d_table_RxVxD, d_hidden = jax.lax.fori_loop(0, pieces, piece, zeros)
-    d_table_VxD = jnp.sum(d_table_RxVxD, axis=0)[: table_VxD.shape[0]]
+    total, nll, d_table_RxDxV, d_hidden = jax.lax.fori_loop(0, pieces, piece, zeros)
+    d_table_VxD = jnp.sum(d_table_RxDxV, axis=0).T[: table_VxD.shape[0]]
     return (total, nll), (d_table_VxD, d_hidden)
 
 

@@ -107,12 +107,39 @@ def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Arr
     return {name: module.param(name, i.init, i.shape, i.dtype) for name, i in infos.items()}
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, matrix: jax.Array, inputs: int) -> jax.Array:
+    """x [..., inputs] times a matrix [inputs, outputs].
+
+    The matrix's gradient has x on the left: JAX's own has x on the right, for which XLA on CPUs
+    writes what comes from the outputs, transposed, element by element.
+    """
+    return jnp.tensordot(x, matrix, inputs)
+
+
+def _product_forward(x, matrix, inputs: int):
+    return jnp.tensordot(x, matrix, inputs), (x, matrix)
+
+
+def _product_backward(inputs: int, saved, dy):
+    x, matrix = saved
+    outputs = matrix.ndim - inputs
+    rest = tuple(range(x.ndim - inputs))
+    dx = jnp.tensordot(
+        dy, matrix, (tuple(range(dy.ndim - outputs, dy.ndim)), tuple(range(inputs, matrix.ndim)))
+    )
+    return dx, jnp.tensordot(x, dy, (rest, rest))
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 def linear(config: ModelConfig, p, name: str, x: jax.Array, inputs: int = 1) -> jax.Array:
     """x [..., inputs] times the matrix `name` [inputs, outputs] of p, in x's dtype.
 
     A LoRA adds scale (x A) B: A B is never made, so no step needs its memory or the gradient of W.
     """
-    y = jnp.tensordot(x, p[name].astype(x.dtype), inputs)
+    y = product(x, p[name].astype(x.dtype), inputs)
     if lora.A.format(name) in p:
         a, b = (p[factor.format(name)].astype(x.dtype) for factor in (lora.A, lora.B))
         y += config.lora.scale * jnp.tensordot(jnp.tensordot(x, a, inputs), b, 1)

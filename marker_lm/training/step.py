@@ -133,6 +133,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, None),
+        compiler_options=compiler_options(mesh),
     )
     def train_step(state, batch):
         moved, frozen = split(state["params"], trained)
@@ -165,6 +166,16 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": grad_norm, **sums, **facts}
 
     return _traced_on(mesh, train_step)
+
+
+def compiler_options(mesh) -> dict[str, str]:
+    """What XLA is told about the step: on CPUs, to order it such that it needs little memory.
+
+    By default it orders for products side by side, which few cores gain nothing from.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def make_eval_step(config: ModelConfig, mesh, train):
