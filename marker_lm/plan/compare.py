@@ -1,6 +1,5 @@
 """Pods beside each other: which fit, what they cost, and the least that a token could cost."""
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from marker_lm.plan.plan import SPARE, Plan, plan
+from marker_lm.plan.plan import SPARE, Plan, plan, quiet, with_slices
 from marker_lm.plan.topology import Topology
 from marker_lm.progress import Progress
 
@@ -71,11 +70,9 @@ def compare(
     with Progress("plan", len(pods)) as progress:
         for number, pod in enumerate(pods):
             progress.update(number, str(pod), force=True)
-            own = ConfigDict(copy.deepcopy(config.to_dict()))
-            own.mesh.slice = pod.slices
             price = pod.chips * (prices or {}).get(pod.chip.name, pod.chip.price)
             try:
-                made = plan(own, str(pod), False, True, spare, log=lambda _: None)
+                made = plan(with_slices(config, pod), str(pod), False, True, spare, quiet)
                 rows.append(Row(pod, price, made, ""))
             except ValueError as error:
                 rows.append(Row(pod, price, None, str(error)))

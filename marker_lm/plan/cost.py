@@ -9,6 +9,7 @@ from marker_lm.model.config import ModelConfig
 from marker_lm.model.params import parameter_count
 from marker_lm.plan.hlo import Collectives
 from marker_lm.plan.topology import Topology
+from marker_lm.training.flops import token_flops
 from marker_lm.training.trainable import trained_paths
 
 SLICE = "slice"  # the mesh axis over the data centre's network
@@ -60,22 +61,11 @@ def train_flops(config: ModelConfig, train, length: int, batch: int) -> Flops:
     once more their part of it: 6 operations a parameter and token where all are trained
     (Kaplan et al. 2020, arXiv:2001.08361), attention added.
     """
-    trained = trained_paths(config, train.trainable)
     factors = parameter_count(config, trained_paths(config)) if config.lora else 0
     blocks = 2.0 * (block_matrices(config) + factors)
-    head = 2.0 * config.vocab * config.width
     attention = attention_flops(config, length)
-    forward = blocks + head + attention
-    matrices = frozenset(
-        path
-        for path in trained
-        if path.startswith(("layers/attention/", "layers/mlp/"))
-        and not path.endswith(("norm", "bias"))
-    )
-    weights = 2.0 * parameter_count(config, matrices)
-    weights += head if ("embedding" if config.tied_head else "head") in trained else 0.0
-    # By activations: as the forward pass; attention's has two products for each of its own.
-    model = forward + (blocks + head + 2 * attention) + weights
+    # Backward, attention has two products for each of its own.
+    model = token_flops(config, trained_paths(config, train.trainable)) + 3 * attention
     again = {
         "none": 0.0,
         "dots": attention,

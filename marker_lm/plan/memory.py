@@ -1,6 +1,7 @@
 """Where a chip's memory goes, whether it is enough, and which switch helps where it is not."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -12,7 +13,7 @@ from marker_lm.plan.assignment import Buffer
 from marker_lm.plan.compile import Compiled
 from marker_lm.plan.hlo import Instruction, Module, arrays
 from marker_lm.plan.topology import Chip
-from marker_lm.sharding.rules import RULES
+from marker_lm.sharding import rules
 
 CATEGORIES = ("parameters", "optimizer", "cache", "gradients", "activations", "logits", "other")
 
@@ -90,9 +91,7 @@ class Sizes:
 
 def local_sizes(config: ModelConfig, mesh_shape: dict[str, int], rows: int, length: int) -> Sizes:
     """Sizes of a program that works on `rows` rows of `length` tokens at once."""
-
-    def ways(axis: str) -> int:
-        return math.prod(mesh_shape[name] for name in RULES[axis])
+    ways = functools.partial(rules.ways, sizes=mesh_shape)
 
     vocab = {config.vocab, config.vocab // ways("vocab"), -(-config.vocab // ways("loss_vocab"))}
     params = {_key((size, config.width)) for size in vocab}

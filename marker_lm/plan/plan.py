@@ -1,5 +1,6 @@
 """What a run needs on a pod: both programs compiled, their memory, collectives and bounds."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from marker_lm.plan.hlo import Collectives, by_kind, collectives
 from marker_lm.plan.memory import Memory, advice, local_sizes, make_memory
 from marker_lm.plan.program import planned_model
 from marker_lm.plan.topology import PlanError, Topology, parse_topology, prepare_environment
+from marker_lm.sharding.mesh import AXES, filled
 
 SPARE = 0.05  # part of a chip's memory that a plan leaves free
 
@@ -226,8 +228,16 @@ def make_plan(
 
 def mesh_shape(config: ConfigDict, topology: Topology) -> dict[str, int]:
     """Sizes of the mesh's axes, in its order, -1 filled in."""
-    sizes = {axis: config.mesh[axis] for axis in ("slice", "data", "fsdp", "context", "tensor")}
-    rest = topology.chips * topology.chip.devices
-    for size in sizes.values():
-        rest //= size if size > 0 else 1
-    return {axis: size if size > 0 else rest for axis, size in sizes.items()}
+    sizes = [config.mesh[axis] for axis in AXES]
+    return dict(zip(AXES, filled(sizes, topology.chips * topology.chip.devices), strict=True))
+
+
+def with_slices(config: ConfigDict, topology: Topology) -> ConfigDict:
+    """A copy of the config, its mesh over the pods of the topology."""
+    changed = ConfigDict(copy.deepcopy(config.to_dict()))
+    changed.mesh.slice = topology.slices
+    return changed
+
+
+def quiet(_: str) -> None:
+    """For `log`, where a bar of progress says enough."""

@@ -5,7 +5,6 @@ ff_blocks and loss_blocks. A formula sorts all layouts by time and leaves out th
 the compiler then lays out the memory of the most promising.
 """
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from marker_lm.model.config import REMAT_POLICIES
 from marker_lm.model.params import parameter_count
 from marker_lm.model.splash import LANES
 from marker_lm.plan.cost import block_matrices, train_flops
-from marker_lm.plan.plan import SPARE, Plan, plan
+from marker_lm.plan.plan import SPARE, Plan, plan, quiet, with_slices
 from marker_lm.plan.program import planned_model
 from marker_lm.plan.topology import PlanError, Topology
 from marker_lm.progress import Progress
@@ -53,8 +52,7 @@ class Layout:
 
     def applied(self, config: ConfigDict, topology: Topology) -> ConfigDict:
         """The config with these values."""
-        changed = ConfigDict(copy.deepcopy(config.to_dict()))
-        changed.mesh.slice = topology.slices
+        changed = with_slices(config, topology)
         for key, value in self.overrides().items():
             section, name = key.split(".")
             changed[section][name] = value
@@ -118,17 +116,13 @@ def search(
             progress.update(len(found), shown, force=True)
             try:
                 made = plan(
-                    layout.applied(config, topology), str(topology), False, True, spare, _quiet
+                    layout.applied(config, topology), str(topology), False, True, spare, quiet
                 )
                 found.append(Tried(layout, made, ""))
             except ValueError as error:
                 found.append(Tried(layout, None, str(error)))
             progress.update(len(found))
     return sorted(found, key=_rank)
-
-
-def _quiet(_: str) -> None:
-    """The bar of the search says enough."""
 
 
 def _rank(tried: Tried):

@@ -36,13 +36,11 @@ def make_mesh(
       ValueError: the sizes do not give the number of devices, or `slice` not the number of pods.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [slice, data, fsdp, context, tensor]
-    shown = ", ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    given = [slice, data, fsdp, context, tensor]
+    shown = ", ".join(f"{name}={size}" for name, size in zip(AXES, given, strict=True))
+    if given.count(-1) > 1 or any(size < 1 and size != -1 for size in given):
         raise ValueError(f"Mesh sizes {shown}: use positive numbers, and -1 for at most one axis.")
-    if -1 in sizes:
-        rest = math.prod(size for size in sizes if size != -1)
-        sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
+    sizes = filled(given, len(devices))
     if math.prod(sizes) != len(devices):
         raise ValueError(
             f"Mesh sizes {shown} do not fit {len(devices)} devices; "
@@ -50,6 +48,12 @@ def make_mesh(
         )
     # Linen layers fail under Explicit axes with tensor > 1.
     return Mesh(_arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def filled(sizes: Sequence[int], devices: int) -> list[int]:
+    """The sizes of a mesh, with what they leave of the devices in place of -1."""
+    rest = math.prod(size for size in sizes if size != -1)
+    return [max(devices // rest, 1) if size == -1 else size for size in sizes]
 
 
 def mesh_here(sizes: Mapping[str, int]) -> Mesh:

@@ -107,7 +107,12 @@ def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
 
 def batch_shards(mesh: Mesh, rules: Rules = RULES) -> int:
     """How many parts the rows of a batch are split into."""
-    return math.prod(mesh.shape[axis] for axis in rules["batch"])
+    return ways("batch", mesh.shape, rules)
+
+
+def ways(axis: str, sizes: Mapping[str, int], rules: Rules = RULES) -> int:
+    """How many parts a logical axis is split into on a mesh of these sizes."""
+    return math.prod(sizes[name] for name in rules[axis])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,7 +1,6 @@
 """Where metrics go: TensorBoard, one JSON line a record, and Weights & Biases if asked for."""
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from marker_lm.data.whole_files import write_whole
+from marker_lm.training.checkpoints import absolute
 
 
 class MetricWriter:
@@ -67,12 +67,11 @@ class WandbWriter:
                 f"train.wandb_project={project} needs a package that is not there: "
                 "pip install 'marker-lm[wandb]'."
             ) from None
-        path = os.fspath(workdir)
-        path = path if "://" in path else os.path.abspath(path)
+        path = absolute(workdir)
         self._run = wandb.init(
             project=project,
-            id=f"{zlib.crc32(path.encode()):08x}",
-            name=os.path.basename(path.rstrip("/")),
+            id=f"{zlib.crc32(str(path).encode()):08x}",
+            name=path.name,
             config=dict(config),
             resume="allow",
         )

@@ -1,6 +1,6 @@
 """Optimizers by name, all from Optax; the learning rate warms up and then follows a cosine."""
 
-import math
+import functools
 import re
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
+from marker_lm.model.layout import parts, split_over
 from marker_lm.model.lora import is_factor
-from marker_lm.sharding.rules import RULES
 from marker_lm.training.trainable import check_pattern
 
 
@@ -38,28 +38,23 @@ def is_vector(path) -> bool:
     return path[-1].key.endswith(("norm", "bias"))
 
 
-def _adamw(config, learning_rate):
-    return optax.adamw(
-        learning_rate,
-        b1=config.beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=_decayed,
-    )
+def _two_betas(make, config, learning_rate):
+    """AdamW or Lion, which Optax makes of the same settings.
 
-
-def _lion(config, learning_rate):
-    """Lion (Chen et al. 2023, arXiv:2302.06675): every element moves by the learning rate.
-
-    It wants a third to a tenth of AdamW's rate and as many times its weight decay.
+    Lion (Chen et al. 2023, arXiv:2302.06675) moves every element by the learning rate. It wants a
+    third to a tenth of AdamW's rate and as many times its weight decay.
     """
-    return optax.lion(
+    return make(
         learning_rate,
         b1=config.beta1,
         b2=config.beta2,
         weight_decay=config.weight_decay,
         mask=_decayed,
     )
+
+
+_adamw = functools.partial(_two_betas, optax.adamw)
+_lion = functools.partial(_two_betas, optax.lion)
 
 
 def _adafactor(config, learning_rate):
@@ -114,9 +109,7 @@ def _layers_apart(inner: optax.GradientTransformation) -> optax.GradientTransfor
     """
 
     def update(updates, state, params=None):
-        mesh = jax.sharding.get_abstract_mesh()
-        axes = tuple(axis for axis in RULES["embed"] if axis in mesh.axis_names)
-        ways = math.prod(mesh.shape[axis] for axis in axes)
+        axes, ways = split_over("embed"), parts("embed")
         if ways == 1:
             return inner.update(updates, state, params)
 
