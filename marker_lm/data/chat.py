@@ -134,8 +134,13 @@ class Chat:
 
     def answer(self, written: str) -> str:
         """An answer without what the template writes around it, such as a space before it."""
-        before, after, _ = self._around
+        before, after = self.around
         return written.removeprefix(before).removesuffix(after)
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What the template writes before an answer and after it, '' mostly."""
+        return self._around[:2]
 
     @property
     def end(self) -> str:

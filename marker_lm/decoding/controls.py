@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -17,11 +18,13 @@ class Controls:
         list where the category allows several values, and then no others are written.
       banned: categories that may not be written.
       asked: categories that must be written, with the model's own value.
+      allow_unseen: pin values too that no training row had, with a warning instead of an error.
     """
 
     pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     banned: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
+    allow_unseen: bool = False
 
 
 def check_controls(controls: Controls, taxonomy, categories: Collection[str]) -> Controls:
@@ -38,16 +41,65 @@ def check_controls(controls: Controls, taxonomy, categories: Collection[str]) ->
     """
     pinned = taxonomy.check_all(controls.pinned)
     for category in [*pinned, *sorted(controls.banned), *sorted(controls.asked)]:
-        if category not in categories:
-            near = difflib.get_close_matches(category, categories, n=1)
-            known = ", ".join(categories) or "none: it was trained without markers"
-            hint = f"did you mean '{near[0]}'?" if near else f"it has {known}."
-            raise MarkerError(f"the model has no lever '{category}'; {hint}")
+        check_lever(category, categories)
     for category in sorted(controls.banned):
         if category in pinned or category in controls.asked:
             raise MarkerError(f"'{category}' is banned and wanted at once; say one of the two.")
     _check_buckets(pinned, taxonomy)
     return dataclasses.replace(controls, pinned=pinned)
+
+
+def check_lever(category: str, categories: Collection[str]) -> None:
+    """Raises MarkerError for a category that is not among those the model writes."""
+    if category not in categories:
+        near = difflib.get_close_matches(category, categories, n=1)
+        known = ", ".join(categories) or "none: it was trained without markers"
+        hint = f"did you mean '{near[0]}'?" if near else f"it has {known}."
+        raise MarkerError(f"the model has no lever '{category}'; {hint}")
+
+
+def check_seen(controls: Controls, taxonomy, seen: Mapping[str, Any] | None) -> None:
+    """Finds pinned values that the model can't know, for no training row had them.
+
+    Args:
+      controls: with canonical values.
+      taxonomy: of the model.
+      seen: category -> {value: rows that have it} or, of numbers, {'least', 'most'}; see
+        `data.marker_counts`. None where it is not known: then nothing is found.
+
+    Raises:
+      MarkerError: there is one, and the controls do not allow it; it names the nearest that were
+        seen. Where they do, it is a warning (UserWarning).
+    """
+    for name, value in controls.pinned.items() if seen is not None else ():
+        had = seen.get(name, {})
+        closed = taxonomy.categories[name].is_closed
+        if closed:
+            values = value if isinstance(value, tuple) else (value,)
+            unseen = [one for one in values if one not in had]
+        else:
+            unseen = [] if had and had["least"] <= value <= had["most"] else [value]
+        if not unseen:
+            continue
+        if not had:
+            known = "they had no value of this category"
+        elif closed:
+            known = f"the nearest that were seen are {', '.join(_nearest(unseen[0], had))}"
+        else:
+            known = f"those that were seen go from {had['least']} to {had['most']}"
+        sentence = f"no training row had {name}={unseen[0]}; {known}"
+        if not controls.allow_unseen:
+            raise MarkerError(
+                f"{sentence}; pin one of them, or allow unseen values (allow_unseen)."
+            )
+        warnings.warn(f"{sentence}; the model may not obey it.", stacklevel=2)
+
+
+def _nearest(value: str, seen: Mapping[str, int], most: int = 3) -> list[str]:
+    """The seen values whose names are most alike, then the most frequent ones."""
+    alike = difflib.get_close_matches(value, seen, n=most)
+    frequent = sorted(seen, key=lambda one: -seen[one])
+    return list(dict.fromkeys([*alike, *frequent]))[:most]
 
 
 def _check_buckets(pinned: Mapping[str, Any], taxonomy) -> None:

@@ -1,80 +1,45 @@
-"""Batched decoding with markers as levers: prefill, marker block under the grammar, text."""
+"""Decoding with markers as levers: any number of requests through a fixed number of slots."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from marker_lm.data.assembly import Layout, prompt_part
 from marker_lm.data.chat import Chat
-from marker_lm.decoding.controls import Controls, check_controls
-from marker_lm.decoding.grammar import Block, Grammar, choose, probabilities
+from marker_lm.decoding.controls import Controls, check_controls, check_lever, check_seen
+from marker_lm.decoding.grammar import Block, Grammar, probabilities
+from marker_lm.decoding.guidance import Guidance
+from marker_lm.decoding.programs import Programs
 from marker_lm.decoding.prompts import Prompt, PromptWriter
-from marker_lm.decoding.sampling import Sampling, sample
-from marker_lm.model.cache import init_cache
+from marker_lm.decoding.request import Request
+from marker_lm.decoding.result import Result, Update
+from marker_lm.decoding.sampling import Sampling, row_seed
+from marker_lm.decoding.slots import Answer, Lane, Slots
+from marker_lm.decoding.text import Text
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.transformer import Transformer, head_logits, head_table
-from marker_lm.sharding.rules import use_mesh
 
 
 class TooLongError(ValueError):
     """A row that is longer than the sequences that the model was made for. One sentence."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came back for one prompt.
-
-    Attributes:
-      text: the answer, marker block stripped.
-      markers: the completion-side list, in its order.
-      pinned: the categories of `markers` that were given by the user.
-      probability: category -> probability of its value (1 for pinned ones).
-      tokens: ids of the answer, without eos.
-      finished: whether the answer ended by itself, and not at `max_tokens` or because the model's
-        length was full; a long prompt and list may leave no room for an answer at all.
-    """
-
-    text: str
-    markers: dict
-    pinned: tuple[str, ...]
-    probability: dict[str, float]
-    tokens: tuple[int, ...]
-    finished: bool
-
-    def to_dict(self) -> dict:
-        """JSON-able, without the ids."""
-        fields = dataclasses.asdict(self)
-        fields.pop("tokens")
-        return fields | {"pinned": list(self.pinned)}
-
-
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One prompt on its way: its number among the prompts, ids to prefill, marker block if any."""
-
-    number: int
-    ids: list[int]
-    block: Block | None
-
-
 class Engine:
     """A model, its tokenizer and its markers, ready to generate and score.
+
+    The text of a row depends on its Request alone, not on the other rows of a job, their order or
+    how many there are: all calls have the shapes that `slots` says.
 
     Args:
       params: parameters on the mesh.
       config: the model's.
       taxonomy, codec, layout, tokenizer, chat: as in training.
       mesh: where the parameters live.
-      batch: rows decoded together; the last batch of a job is padded to it, so that one program
-        serves.
+      slots: rows that are decoded side by side.
+      seen: the values in the training data, see `controls.check_seen`; None where it is not known.
+      cache: dtype of the key-value cache, the compute dtype if ''.
     """
 
     def __init__(
@@ -86,75 +51,126 @@ class Engine:
         layout: Layout,
         tokenizer,
         mesh,
-        batch=32,
+        slots: int = 32,
         chat: Chat | None = None,
+        seen: Mapping | None = None,
+        cache: str = "",
     ):
-        self.params, self.config, self.mesh, self.batch = params, config, mesh, batch
+        self.params, self.config, self.mesh, self.slots = params, config, mesh, slots
         self.taxonomy, self.codec, self.layout = taxonomy, codec, layout
-        self.tokenizer, self.chat = tokenizer, chat
+        self.tokenizer, self.chat, self.seen = tokenizer, chat, seen
         self.prompts = PromptWriter(taxonomy, codec, layout, tokenizer, chat)
         # A model of conversations may end a text by the end of its turn or by its eos.
         self.ends = (layout.eos,) if chat is None else (layout.eos, tokenizer.eos_id)
         self.grammar = Grammar(taxonomy, codec, layout)
-        self._extend = jax.jit(functools.partial(extend, config), donate_argnums=1)
-        self._write = jax.jit(
-            functools.partial(write_text, config, self.ends, tokenizer.size),
-            static_argnums=5,
-        )
+        self.programs = Programs(params, config, mesh, self.ends, tokenizer.size, cache)
+
+    @classmethod
+    def load(
+        cls,
+        path: epath.PathLike,
+        step: int | None = None,
+        taxonomy=None,
+        slots: int | None = None,
+        mesh=None,
+        cache: str = "",
+    ) -> "Engine":
+        """The Engine of a run's folder or of an exported one; see `load.load_engine`."""
+        from marker_lm.decoding.load import load_engine
+
+        return load_engine(path, step, taxonomy, slots, mesh, cache)[0]
 
     def generate(
         self,
         prompts: Sequence[Prompt],
-        controls: Sequence[Controls] | None = None,
-        sampling: Sampling | None = None,
+        controls: Controls | Sequence[Controls] | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        guidance: Guidance | Sequence[Guidance | None] | None = None,
     ) -> list[Result]:
         """Answers `prompts`, in their order.
 
         Args:
           prompts: texts or messages.
-          controls: one Controls a prompt; all free by default.
-          sampling: the same for all rows; greedy by default.
+          controls, sampling, guidance: one for all, or one a prompt; all free, greedy and plain by
+            default. One Sampling for all gives every row a seed of its own, `row_seed` of its
+            number.
 
         Raises:
           MarkerError: a control that the model does not have.
           TooLongError: a prompt that leaves no room within the model's length.
-          ValueError: an empty prompt.
+          ValueError: an empty prompt. In any case nothing is decoded.
         """
-        controls = [Controls()] * len(prompts) if controls is None else controls
-        rows = [
-            self._row(number, prompt, control)
-            for number, (prompt, control) in enumerate(zip(prompts, controls, strict=True))
-        ]
-        return list(self._stream(rows, sampling or Sampling()))
+        n = len(prompts)
+        if controls is None or isinstance(controls, Controls):
+            controls = [controls or Controls()] * n
+        if sampling is None or isinstance(sampling, Sampling):
+            one = sampling or Sampling()
+            sampling = [dataclasses.replace(one, seed=row_seed(one.seed, i)) for i in range(n)]
+        if guidance is None or isinstance(guidance, Guidance):
+            guidance = [guidance] * n
+        rows = zip(prompts, controls, sampling, guidance, strict=True)
+        answers = [self.answer(i, Request(*row)) for i, row in enumerate(rows)]
+        results: list[Result | None] = [None] * n
+        for update in self._decode(answers, watched=False):
+            results[update.number] = update.result
+        return results
 
-    def try_generate(
-        self, prompts: Sequence[Prompt], controls: Sequence[Controls], sampling: Sampling
-    ) -> Iterator[Result | str]:
-        """As `generate`, batch by batch; a row that can't be answered gives the reason."""
-        rows: list = []
-        for number, (prompt, control) in enumerate(zip(prompts, controls, strict=True)):
-            try:
-                rows.append(self._row(number, prompt, control))
-            except ValueError as error:
-                rows.append(str(error))
-        answers = self._stream([row for row in rows if not isinstance(row, str)], sampling)
-        return (row if isinstance(row, str) else next(answers) for row in rows)
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Result | str]]:
+        """Answers requests; yields (number, Result or why it was refused) as they end."""
+        for update in self._decode(self._answers(requests), watched=False):
+            yield update.number, update.result
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Update]:
+        """Answers requests; yields what is new of any of them, as it comes.
+
+        A request is taken from the iterable when there is a slot for it.
+        """
+        return self._decode(self._answers(requests), watched=True)
+
+    def score(self, *args, **kwargs):
+        """See `scoring.Scorer.score`."""
+        return self._scorer.score(*args, **kwargs)
+
+    def posterior(self, *args, **kwargs):
+        """See `scoring.Scorer.posterior`."""
+        return self._scorer.posterior(*args, **kwargs)
+
+    @functools.cached_property
+    def _scorer(self):
+        from marker_lm.decoding.scoring import Scorer
+
+        return Scorer(self)
 
     def refusal(self, prompt: Prompt, controls: Controls) -> str | None:
         """Why this prompt can't be answered under these controls; None if it can."""
         try:
-            self._row(0, prompt, controls)
+            self.answer(0, Request(prompt, controls))
         except ValueError as error:
             return str(error)
         return None
 
-    def _stream(self, rows: list[Row], sampling: Sampling) -> Iterator[Result]:
-        for start in range(0, len(rows), self.batch):
-            yield from self._generate(rows[start : start + self.batch], sampling)
+    def answer(self, number: int, request: Request) -> Answer:
+        """Checks and tokenizes one request, up to the first choices of its marker blocks."""
+        controls = [self.check(request.controls)]
+        guidance, sampling = request.guidance, request.sampling
+        if guidance is not None:
+            for category in sorted(guidance.categories):
+                check_lever(category, self.layout.completion_side)
+            # With weight 1 the other row would count for nothing.
+            if guidance.weight != 1:
+                controls.append(self.check(guidance.other(controls[0])))
+        lanes = [self.lane(request.prompt, one, sampling) for one in controls]
+        text = Text(self.tokenizer, self.chat, self.ends, sampling)
+        return Answer(number, lanes, sampling, guidance.weight if guidance else 1.0, text)
 
-    def _row(self, number: int, prompt: Prompt, controls: Controls) -> Row:
-        """Checks and tokenizes one prompt, up to the first choice of its marker block."""
+    def check(self, controls: Controls) -> Controls:
+        """The controls with canonical values; see `check_controls` and `check_seen`."""
         controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
+        check_seen(controls, self.taxonomy, self.seen)
+        return controls
+
+    def lane(self, prompt: Prompt, controls: Controls, sampling: Sampling) -> Lane:
+        """One row of the cache for a prompt under checked controls."""
         if isinstance(prompt, str) and not prompt.strip():
             raise ValueError("the prompt is empty.")
         *before, last = self.prompts.turns(prompt)
@@ -168,136 +184,61 @@ class Engine:
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )
         block = Block(self.grammar, controls) if self.layout.completion_side else None
-        return Row(number, ids + (block.forced() if block else []), block)
+        forced = block.forced() if block else []
+        rng = np.random.default_rng(sampling.seed)
+        return Lane(ids + forced, block, sampling.marker_temperature, rng)
 
-    def _generate(self, rows: list[Row], sampling: Sampling) -> list[Result]:
-        """Decodes one batch: prefill, then the marker blocks, then the text."""
-        n = len(rows)
-        rows = rows + [Row(0, [self.layout.eos], None)] * (self.batch - n)
-        longest = round_up(max(len(row.ids) for row in rows), 32)
-        pins = [row.block.controls.pinned for row in rows if row.block]
-        block_room = max(map(self.grammar.room, pins), default=0)
-        room = round_up(block_room + sampling.max_tokens, 32)
-        numbers_B = jnp.asarray([row.number for row in rows])
-        # The seed is in the keys, so the program need not know it.
-        seed, sampling = sampling.seed, dataclasses.replace(sampling, seed=0)
-        with use_mesh(self.mesh):
-            cache = init_cache(self.config, self.batch, longest + room)
-            logits_BxV, cache = self._extend(
-                self.params, cache, *pad([row.ids for row in rows], longest)
-            )
-            logits_BxV, cache = self._write_blocks(rows, logits_BxV, cache, seed, sampling)
-            keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers_B)
-            done_B = jnp.arange(self.batch) >= n
-            tokens_BxT, length_B = self._write(
-                self.params, cache, logits_BxV, keys_B, done_B, sampling
-            )
-        tokens_BxT, length_B = np.asarray(tokens_BxT), np.asarray(length_B)
-        return [
-            self._result(row.block, tokens_BxT[i, : length_B[i]].tolist())
-            for i, row in enumerate(rows[:n])
-        ]
+    def _answers(self, requests: Iterable[Request]) -> Iterator[Answer | Update]:
+        for number, request in enumerate(requests):
+            try:
+                yield self.answer(number, request)
+            except ValueError as error:
+                yield Update(number, "", str(error))
 
-    def _write_blocks(self, rows: list[Row], logits_BxV, cache, seed: int, sampling: Sampling):
-        """Writes every row's marker block to its end. Rows that are done wait.
+    def _decode(self, answers: Iterable[Answer | Update], watched: bool) -> Iterator[Update]:
+        """Updates of answers, or, where it is not watched, only those with a result.
 
-        A block takes few tokens and each is chosen by the grammar on the host, so this part is a
-        plain loop over compiled single steps.
+        Answers under guidance take two rows of the cache and have slots of their own, so the others
+        pay nothing for them.
         """
-        rngs = [np.random.default_rng([seed, row.number]) for row in rows]
-        while any(row.block and not row.block.done for row in rows):
-            logits = np.asarray(logits_BxV)
-            chosen: list[list[int]] = []
-            for row, logits_V, rng in zip(rows, logits, rngs, strict=True):
-                if row.block is None or row.block.done:
-                    chosen.append([])
+        source, waiting = iter(answers), None
+        slots: dict[int, Slots] = {}
+        while True:
+            new: dict[int, list[Answer]] = {}
+            while (waiting := waiting or next(source, None)) is not None:
+                if isinstance(waiting, Update):
+                    yield waiting
+                    waiting = None
                     continue
-                token, log_p = choose(logits_V, row.block, sampling.marker_temperature, rng)
-                row.block.push(token, log_p)
-                chosen.append([token, *row.block.forced()])
-            width = 1 << (max(map(len, chosen)) - 1).bit_length()
-            tokens, active = pad(chosen, width)
-            new_BxV, cache = self._extend(self.params, cache, tokens, active)
-            logits_BxV = jnp.where(active[:, :1], new_BxV, logits_BxV)
-        return logits_BxV, cache
+                ways = len(waiting.lanes)
+                if ways not in slots:
+                    slots[ways] = Slots(self.programs, self.slots, ways)
+                if len(new.get(ways, ())) == len(slots[ways].free):
+                    break
+                new.setdefault(ways, []).append(waiting)
+                waiting = None
+            for ways, some in new.items():
+                slots[ways].add(some)
+            busy = [one for one in slots.values() if one.answers]
+            if not busy:
+                return
+            for one in busy:
+                for answer in one.advance(hasty=waiting is not None, watched=watched):
+                    if answer.reason:
+                        news = answer.text.news(ended=True) if watched else ""
+                        yield Update(answer.number, news, self._result(answer))
+                    elif watched and (news := answer.text.news(ended=False)):
+                        yield Update(answer.number, news)
 
-    def _result(self, block: Block | None, ids: list[int]) -> Result:
-        finished = bool(ids) and ids[-1] in self.ends
-        ids = ids[:-1] if finished else ids
-        text = self.tokenizer.decode(ids)
-        text = self.chat.answer(text) if self.chat else text
-        if block is None:
-            return Result(text, {}, (), {}, tuple(ids), finished)
-        pinned = tuple(c for c in block.markers if c in block.controls.pinned)
-        return Result(text, block.markers, pinned, probabilities(block), tuple(ids), finished)
-
-
-def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as int32 [B, width] and which of them are real, bool [B, width]."""
-    ids_BxL = np.zeros((len(rows), width), np.int32)
-    for i, row in enumerate(rows):
-        ids_BxL[i, : len(row)] = row
-    return ids_BxL, np.arange(width) < np.asarray([len(row) for row in rows])[:, None]
-
-
-def extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
-    """Reads new tokens into the cache.
-
-    Returns:
-      float32 logits [B, V] after each row's last real token (meaningless where it has none), cache.
-    """
-    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
-    hidden_BxLxD, cache = Transformer(config).apply(
-        {"params": params},
-        tokens_BxL,
-        positions_BxL,
-        real_BxL.astype(jnp.int32),
-        cache,
-        return_hidden=True,
-    )
-    last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
-    hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
-    return head_logits(head_table(params, config), config, hidden_BxD), cache
-
-
-def write_text(config, ends, size, params, cache, logits_BxV, keys_B, done_B, sampling: Sampling):
-    """Samples answers token by token until every row has ended or `max_tokens` is reached.
-
-    A row also ends when the model has read `config.max_len` tokens, as in training, where the token
-    after those is only ever a target.
-
-    Args:
-      config: of the model.
-      ends: ids that end a row, a tuple.
-      size: ids from here on are reserved for markers and are never sampled.
-      params, cache: the cache holds all that comes before the answer.
-      logits_BxV: float32, after the last token of each row.
-      keys_B: one random key a row.
-      done_B: bool, rows that are only there to fill the batch.
-      sampling: static.
-
-    Returns:
-      int32 [B, max_tokens] ids (0 after the end), and int32 [B] how many of them count, the one
-      that ends a row included.
-    """
-    text_V = jnp.arange(config.vocab) < size
-    tokens_BxT = jnp.zeros((done_B.shape[0], sampling.max_tokens), jnp.int32)
-
-    def going_on(carry):
-        t, _, _, done_B, _, _ = carry
-        return (t < sampling.max_tokens) & ~done_B.all()
-
-    def step(carry):
-        t, tokens_BxT, length_B, done_B, logits_BxV, cache = carry
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
-        token_B = sample(jnp.where(text_V, logits_BxV, -jnp.inf), keys, sampling)
-        tokens_BxT = tokens_BxT.at[:, t].set(jnp.where(done_B, 0, token_B))
-        length_B = length_B + ~done_B
-        done_B = done_B | jnp.isin(token_B, jnp.asarray(ends)) | (cache.length >= config.max_len)
-        logits_BxV, cache = extend(config, params, cache, token_B[:, None], ~done_B[:, None])
-        return t + 1, tokens_BxT, length_B, done_B, logits_BxV, cache
-
-    done_B = done_B | (cache.length > config.max_len)
-    start = (0, tokens_BxT, jnp.zeros_like(done_B, jnp.int32), done_B, logits_BxV, cache)
-    _, tokens_BxT, length_B, *_ = jax.lax.while_loop(going_on, step, start)
-    return tokens_BxT, length_B
+    def _result(self, answer: Answer) -> Result:
+        block, text = answer.lanes[0].block, answer.text
+        markers = block.markers if block else {}
+        return Result(
+            text.whole(),
+            markers,
+            tuple(c for c in markers if c in block.controls.pinned),
+            probabilities(block) if block else {},
+            tuple(text.ids),
+            answer.reason,
+            answer.log_p,
+        )

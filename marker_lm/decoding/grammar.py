@@ -256,15 +256,18 @@ def number_steps(text: str, integer: bool) -> tuple[str, bool]:
 
 
 def choose(
-    logits_V: np.ndarray, block: Block, temperature: float, rng: np.random.Generator
+    logits_A: np.ndarray, block: Block, temperature: float, rng: np.random.Generator
 ) -> tuple[int, dict[int, float]]:
     """Picks one allowed token; greedy at temperature 0.
+
+    Args:
+      logits_A: of the tokens that `block.allowed()` gives, in that order.
 
     Returns:
       The id, and the log-probability of each allowed one among them, at temperature 1.
     """
     allowed = block.allowed()
-    logits = np.asarray(logits_V, np.float64)[allowed]
+    logits = np.asarray(logits_A, np.float64)
     log_p = logits - np.logaddexp.reduce(logits)
     if temperature == 0:
         pick = int(np.argmax(log_p))

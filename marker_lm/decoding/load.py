@@ -29,8 +29,9 @@ def load_engine(
     workdir: epath.PathLike,
     step: int | None = None,
     taxonomy: Taxonomy | None = None,
-    batch: int | None = None,
+    slots: int | None = None,
     mesh=None,
+    cache: str = "",
 ) -> tuple[Engine, ConfigDict]:
     """The Engine of a trained run, and the config that it was trained with.
 
@@ -39,8 +40,9 @@ def load_engine(
         one's config only what an Engine needs is there.
       step: of the checkpoint; the newest undamaged one by default.
       taxonomy: that the caller expects; it must be the checkpoint's.
-      batch: rows decoded together; the config's by default.
+      slots: rows decoded side by side; the config's decode.batch by default.
       mesh: where to put the parameters; the config's mesh over all devices by default.
+      cache: dtype of the key-value cache; the compute dtype by default.
 
     Raises:
       CheckpointError: no such checkpoint.
@@ -81,8 +83,10 @@ def load_engine(
         setup.layout,
         tokenizer,
         mesh,
-        batch or config.decode.batch,
+        slots or config.decode.batch,
         setup.chat,
+        about.get("seen"),
+        cache,
     )
     return engine, config
 

@@ -1,15 +1,18 @@
-"""From logits to the next token."""
+"""From logits to the next token, under the settings of each row."""
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How text is sampled. Markers have a temperature of their own: 0 takes the likeliest list.
+    """How the text of a row is sampled. Markers have a temperature of their own: 0 takes the
+    likeliest list.
 
     Attributes:
       temperature: 0 is greedy.
@@ -17,7 +20,12 @@ class Sampling:
       top_p: keep the smallest set of likeliest tokens that holds this probability; 1 keeps all.
       marker_temperature: of the marker block.
       max_tokens: of the answer, marker block not counted.
-      seed: of every random choice; a row's choices depend on it and on the row's number alone.
+      seed: of every random choice of the row, which depends on nothing else of the job.
+      stop: texts that end an answer where they begin; they are not in it.
+      stop_ids: tokens that do so, besides the model's own end.
+
+    Raises:
+      ValueError: a value that can't be; the message names it and the mend.
     """
 
     temperature: float = 0.0
@@ -26,6 +34,8 @@ class Sampling:
     marker_temperature: float = 0.0
     max_tokens: int = 256
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name in ("temperature", "marker_temperature"):
@@ -36,34 +46,78 @@ class Sampling:
         for name, least in (("top_k", 0), ("max_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise ValueError(f"stop is {self.stop!r}; give a list of texts that are not empty.")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
 
 
-def sample(logits_BxV, keys_B, sampling: Sampling):
+def row_seed(seed: int, number: int) -> int:
+    """The seed of a row where one seed is given for many, by the row's number; 64 bits."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def key_words(seed: int) -> np.ndarray:
+    """The words of a random key for any seed, uint32 [2]."""
+    return np.random.SeedSequence(seed).generate_state(2, np.uint32)
+
+
+class Settings(NamedTuple):
+    """The `Sampling` of B rows as arrays.
+
+    key_Bx2: uint32, `key_words`.
+    temperature_B, top_p_B: float32.
+    top_k_B: int32.
+    """
+
+    key_Bx2: jax.Array
+    temperature_B: jax.Array
+    top_k_B: jax.Array
+    top_p_B: jax.Array
+
+
+def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> jax.Array:
     """The next token of each row, int32 [B].
+
+    Only what some row asks for is computed: greedy rows need no random numbers, and the vocabulary
+    is sorted for top_k and top_p alone.
 
     Args:
       logits_BxV: float32.
-      keys_B: one random key a row, so that a row's tokens don't depend on its neighbours.
-      sampling: static.
+      number_B: int32, how many tokens were sampled of the row before: with its key that is all that
+        its random numbers depend on.
+      settings: of the rows.
     """
-    if sampling.temperature == 0:
-        return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-    # The likeliest token is moved to 0 first: a tiny temperature must not make all logits infinite.
-    logits = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
-    logits = filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-    return jax.vmap(jax.random.categorical)(keys_B, logits).astype(jnp.int32)
+    greedy_B = jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    temperature_B, top_k_B, top_p_B = settings[1:]
+
+    def drawn():
+        keys_B = jax.random.wrap_key_data(settings.key_Bx2, impl="threefry2x32")
+        keys_B = jax.vmap(jax.random.fold_in)(keys_B, number_B)
+        # The likeliest is moved to 0 first: a tiny temperature must not make all logits infinite.
+        logits = logits_BxV - jnp.max(logits_BxV, axis=-1, keepdims=True)
+        logits /= jnp.where(temperature_B > 0, temperature_B, 1.0)[:, None]
+        logits = jax.lax.cond(
+            jnp.any((top_k_B > 0) | (top_p_B < 1)),
+            lambda: filter_logits(logits, top_k_B, top_p_B),
+            lambda: logits,
+        )
+        token_B = jax.vmap(jax.random.categorical)(keys_B, logits).astype(jnp.int32)
+        return jnp.where(temperature_B > 0, token_B, greedy_B)
+
+    return jax.lax.cond(jnp.any(temperature_B > 0), drawn, lambda: greedy_B)
 
 
-def filter_logits(logits_BxV, top_k: int, top_p: float):
+def filter_logits(logits_BxV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
     """Logits with -inf outside the top k and outside the nucleus (Holtzman et al. 2020)."""
-    if top_k:
-        kth_B = jax.lax.top_k(logits_BxV, min(top_k, logits_BxV.shape[-1]))[0][:, -1:]
-        logits_BxV = jnp.where(logits_BxV < kth_B, -jnp.inf, logits_BxV)
-    if top_p < 1:
-        sorted_BxV = -jnp.sort(-logits_BxV, axis=-1)
-        p_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
-        # A token stays when the likelier ones together hold less than top_p.
-        kept_BxV = jnp.cumsum(p_BxV, axis=-1) - p_BxV < top_p
-        least_B = jnp.min(jnp.where(kept_BxV, sorted_BxV, jnp.inf), axis=-1, keepdims=True)
-        logits_BxV = jnp.where(logits_BxV < least_B, -jnp.inf, logits_BxV)
-    return logits_BxV
+    sorted_BxV = -jnp.sort(-logits_BxV, axis=-1)
+    V = logits_BxV.shape[-1]
+    last_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V) - 1
+    kth_B = jnp.take_along_axis(sorted_BxV, last_B[:, None], axis=-1)
+    sorted_BxV = jnp.where(sorted_BxV < kth_B, -jnp.inf, sorted_BxV)
+    p_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
+    # A token stays when the likelier ones together hold less than top_p.
+    kept_BxV = jnp.cumsum(p_BxV, axis=-1) - p_BxV < top_p_B[:, None]
+    kept_BxV |= top_p_B[:, None] == 1
+    least_B = jnp.min(jnp.where(kept_BxV, sorted_BxV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_BxV < jnp.maximum(least_B, kth_B), -jnp.inf, logits_BxV)

@@ -11,9 +11,10 @@ import numpy as np
 from marker_lm.data.assembly import Kind, assemble, block, prompt_part
 from marker_lm.data.loader import place
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, TooLongError, round_up
+from marker_lm.decoding.engine import Engine, TooLongError
 from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.steps import round_up
 from marker_lm.markers.taxonomy import MarkerError
 from marker_lm.model.likelihood import batch_nll
 from marker_lm.sharding.rules import use_mesh
@@ -151,13 +152,13 @@ class Scorer:
                 )
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
-        for start in range(0, len(order), engine.batch):
-            chosen = order[start : start + engine.batch]
+        for start in range(0, len(order), engine.slots):
+            chosen = order[start : start + engine.slots]
             L = round_up(max(len(sequences[i]) for i in chosen), 32)
             ids_T = np.concatenate([sequences[i] for i in chosen]).astype(np.int32)
             length_P = np.array([len(sequences[i]) for i in chosen])
             kinds_T = np.full(len(ids_T), Kind.COMPLETION, np.int32)
-            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.batch, L)
+            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.slots, L)
             with use_mesh(engine.mesh):
                 nll_BxL = np.asarray(self._nll(engine.params, batch))
             for row, i in enumerate(chosen):

@@ -70,8 +70,8 @@ def predict(
     order = sorted(range(len(items)), key=lambda i: sizes[i])
     answers: list[Answer | None] = [None] * len(items)
     with Progress(title, len(items)) as progress:
-        for start in range(0, len(order), engine.batch):
-            chosen = order[start : start + engine.batch]
+        for start in range(0, len(order), engine.slots):
+            chosen = order[start : start + engine.slots]
             results = engine.generate(
                 [items[i].prompt for i in chosen], [controls[i] for i in chosen], sampling
             )

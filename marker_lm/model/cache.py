@@ -72,3 +72,34 @@ def write_layer(
     """Writes new keys or values of one layer into [layers, B, S, K, N], in place under jit."""
     rows = jnp.arange(slots_BxL.shape[0])[:, None]
     return array.at[layer, rows, slots_BxL].set(new_BxLxKxN.astype(array.dtype), mode="drop")
+
+
+def put_rows(cache: KVCache, rows: KVCache, at_P: jax.Array) -> KVCache:
+    """`cache` with other rows in place of some of its own, in place under jit.
+
+    Args:
+      cache: of B rows.
+      rows: of P rows and the same or a smaller size.
+      at_P: int32, which row of `cache` each one replaces; B, past the end, leaves one out.
+    """
+
+    def put(into, new):
+        if new.ndim == 1:
+            return into.at[at_P].set(new, mode="drop")
+        return into.at[:, at_P, : new.shape[2]].set(new, mode="drop")
+
+    return jax.tree.map(put, cache, rows)
+
+
+def with_size(cache: KVCache, size: int) -> KVCache:
+    """The cache with room for `size` tokens a row; no row that is still used may hold more."""
+
+    def fit(array):
+        if array.ndim == 1:
+            return array
+        kept = array[:, :, :size]
+        more = [(0, 0)] * array.ndim
+        more[2] = (0, size - kept.shape[2])
+        return jnp.pad(kept, more)
+
+    return jax.tree.map(fit, cache)

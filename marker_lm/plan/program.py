@@ -13,7 +13,7 @@ from marker_lm.convert.checkpoint import config_tokenizer, open_init_from
 from marker_lm.convert.pretrained import Pretrained
 from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.data.tokenizers.training import TRAINERS
-from marker_lm.decoding.engine import extend
+from marker_lm.decoding.steps import extend
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.markers.template import reserved_tokens
 from marker_lm.model.cache import init_cache

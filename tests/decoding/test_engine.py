@@ -9,7 +9,8 @@ from marker_lm.data.assembly import block as marker_block
 from marker_lm.data.assembly import prompt_part
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.grammar import Block
-from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.request import Request
+from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.small import MAX_LEN, ORDER, TOKENIZER, full_logits, make_engine
 
@@ -177,7 +178,7 @@ def test_results_say_what_was_pinned_and_how_sure_the_model_is(template):
 def test_the_prompt_side_shows_the_pinned_markers_and_no_others(template):
     engine = make_engine(template)
     control = Controls(pinned={"words": 12, "lang": "German"}, asked=frozenset({"style"}))
-    ids = engine._row(0, "Hi.", control).ids
+    ids = engine.lane("Hi.", engine.check(control), GREEDY).ids
     start = len(TOKENIZER.encode("Hi.\n"))
     assert TOKENIZER.decode(ids[:start]) == "Hi.\n"
     markers, consumed = engine.codec.parse(ids[start:])
@@ -185,13 +186,13 @@ def test_the_prompt_side_shows_the_pinned_markers_and_no_others(template):
     # The completion-side block begins right after it, as far as nothing is to be chosen.
     assert ids[start + consumed :][: len(engine.layout.open)] == list(engine.layout.open)
     # With nothing pinned there is no block but that one, begun.
-    free = engine._row(0, "Hi.", Controls())
+    free = engine.lane("Hi.", Controls(), GREEDY)
     assert free.ids[start:] == free.block.tokens
 
 
 def test_completion_side_only_shows_nothing_in_the_prompt():
     engine = make_engine("compact", prompt_side=())
-    row = engine._row(0, "Hi.", Controls(pinned={"lang": "German"}))
+    row = engine.lane("Hi.", Controls(pinned={"lang": "German"}), GREEDY)
     assert row.ids.count(engine.layout.open[0]) == 1
 
 
@@ -232,12 +233,14 @@ def test_a_model_without_markers_says_so():
         engine.generate(["x"], [Controls(pinned={"lang": "German"})])
 
 
-def test_try_generate_answers_the_other_rows():
+def test_a_bad_row_is_refused_and_the_others_are_answered():
     engine = make_engine("compact")
     prompts = [PROMPTS[0], "", PROMPTS[2], *PROMPTS, "y"]
     controls = [CONTROLS[0]] + [Controls()] * 6 + [Controls(pinned={"lang": "Dutch"})]
-    results = list(engine.try_generate(prompts, controls, RANDOM))
-    assert len(results) == 8
+    rows = [dataclasses.replace(RANDOM, seed=row_seed(RANDOM.seed, i)) for i in range(8)]
+    found = list(engine.run(map(Request, prompts, controls, rows)))
+    results = dict(found)
+    assert len(found) == 8 and sorted(results) == list(range(8))
     assert results[1] == "the prompt is empty."
     assert "lang='Dutch' is not a value" in results[7]
     good = [0, 2, 3, 4, 5, 6]

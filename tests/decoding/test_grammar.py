@@ -57,7 +57,8 @@ def walk(block: Block, template: str, seed: int, temperature: float = 1.0) -> li
     block.forced()
     while not block.done:
         choices.append(block.allowed())
-        block.push(*choose(rng.normal(0, 3, VOCAB[template]), block, temperature, rng))
+        logits = rng.normal(0, 3, VOCAB[template])
+        block.push(*choose(logits[block.allowed()], block, temperature, rng))
         block.forced()
     return choices
 
@@ -186,7 +187,7 @@ def fixed_logits(vocab: int) -> np.ndarray:
 def push_all(block: Block, ids, logits) -> None:
     """Writes the given ids with the probabilities that `choose` gives."""
     for token in ids:
-        _, log_p = choose(logits, block, 0, np.random.default_rng(0))
+        _, log_p = choose(logits[block.allowed()], block, 0, np.random.default_rng(0))
         block.push(token, log_p)
 
 
@@ -280,8 +281,8 @@ def test_greedy_takes_the_likeliest_allowed_token():
     block.forced()
     allowed = block.allowed()
     logits = np.zeros(VOCAB["compact"])
-    logits[0], logits[allowed[2]] = 9, 1  # id 0 is likelier but not allowed
-    token, log_p = choose(logits, block, 0, np.random.default_rng(0))
+    logits[allowed[2]] = 1
+    token, log_p = choose(logits[allowed], block, 0, np.random.default_rng(0))
     assert token == allowed[2] and set(log_p) == set(allowed)
     assert sum(map(math.exp, log_p.values())) == pytest.approx(1)
 
@@ -291,7 +292,7 @@ def test_marker_temperature_follows_the_powered_distribution():
     block.forced()
     allowed, rng = block.allowed(), np.random.default_rng(1)
     logits = np.random.default_rng(2).normal(0, 1, VOCAB["compact"])
-    drawn = [choose(logits, block, 0.5, rng)[0] for _ in range(4000)]
+    drawn = [choose(logits[allowed], block, 0.5, rng)[0] for _ in range(4000)]
     expected = np.exp(logits[allowed] / 0.5)
     shares = [drawn.count(token) / len(drawn) for token in allowed]
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=0.03)

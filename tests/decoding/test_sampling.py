@@ -1,6 +1,7 @@
 """Temperature, top-k and top-p against NumPy, and their extremes."""
 
-import jax
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,13 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from marker_lm.decoding.sampling import Sampling, filter_logits, sample
+from marker_lm.decoding.sampling import (
+    Sampling,
+    Settings,
+    filter_logits,
+    key_words,
+    row_seed,
+    sample,
+)
 
 LOGITS = np.log(np.asarray([[0.5, 0.05, 0.3, 0.15], [0.1, 0.2, 0.3, 0.4]], np.float32))
 
 
+def settings(rows: list[Sampling]) -> Settings:
+    return Settings(
+        np.stack([key_words(one.seed) for one in rows]),
+        np.asarray([one.temperature for one in rows], np.float32),
+        np.asarray([one.top_k for one in rows], np.int32),
+        np.asarray([one.top_p for one in rows], np.float32),
+    )
+
+
+def next_tokens(logits, rows: list[Sampling]) -> list[int]:
+    return sample(jnp.asarray(logits), np.zeros(len(rows), np.int32), settings(rows)).tolist()
+
+
 def kept(logits, top_k=0, top_p=1.0) -> list[set[int]]:
-    rows = np.asarray(filter_logits(jnp.asarray(logits), top_k, top_p))
+    asked = np.full(len(logits), top_k, np.int32), np.full(len(logits), top_p, np.float32)
+    rows = np.asarray(filter_logits(jnp.asarray(logits), *asked))
     for row, before in zip(rows, logits, strict=True):
         np.testing.assert_array_equal(row[np.isfinite(row)], before[np.isfinite(row)])
     return [set(np.flatnonzero(np.isfinite(row)).tolist()) for row in rows]
@@ -62,14 +84,37 @@ def test_filters_against_numpy(row, top_k, top_p):
     assert kept(row[None], top_k, top_p) == [kept_by_hand(row, top_k, top_p)]
 
 
-def test_greedy_is_the_argmax_and_needs_no_keys():
-    assert sample(jnp.asarray(LOGITS), None, Sampling()).tolist() == [0, 3]
+def test_greedy_is_the_argmax():
+    assert next_tokens(LOGITS, [Sampling(), Sampling(top_k=2, top_p=0.5)]) == [0, 3]
 
 
 def draws(sampling, n=4000):
-    keys = jax.random.split(jax.random.key(0), n)
-    tokens = sample(jnp.broadcast_to(LOGITS[0], (n, 4)), keys, sampling)
+    rows = [dataclasses.replace(sampling, seed=row_seed(0, i)) for i in range(n)]
+    tokens = next_tokens(np.broadcast_to(LOGITS[0], (n, 4)), rows)
     return np.bincount(tokens, minlength=4) / n
+
+
+def test_rows_of_other_settings_share_a_batch_and_change_nothing():
+    """Each as it is alone, whatever its neighbours ask for."""
+    rows = [
+        Sampling(),
+        Sampling(temperature=0.7, seed=3),
+        Sampling(temperature=1.5, top_k=9, seed=3),
+        Sampling(temperature=1.5, top_p=0.8, seed=2**70),
+        Sampling(temperature=1.5, top_p=1.0, seed=9),
+    ]
+    logits = np.random.default_rng(0).normal(0, 2, (len(rows), 50)).astype(np.float32)
+    number = np.arange(len(rows), dtype=np.int32)
+    together = sample(jnp.asarray(logits), number, settings(rows)).tolist()
+    for i, row in enumerate(rows):
+        alone = sample(jnp.asarray(logits[i : i + 1]), number[i : i + 1], settings([row]))
+        assert alone.tolist() == together[i : i + 1]
+    assert together[0] == int(logits[0].argmax())
+
+
+def test_seeds_of_rows_differ():
+    seeds = {row_seed(seed, number) for seed in range(30) for number in range(30)}
+    assert len(seeds) == 900 and row_seed(2, 1) != row_seed(1, 2)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -87,19 +132,18 @@ def test_what_is_filtered_is_never_drawn():
 @pytest.mark.parametrize("shift", [-1000.0, 0.0, 1000.0])
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_tiny_temperature_is_greedy(shift, top_p):
-    keys = jax.random.split(jax.random.key(0), 2)
-    logits = jnp.asarray(LOGITS + shift)
     for temperature in (1e-6, 1e-30):
-        tokens = sample(logits, keys, Sampling(temperature=temperature, top_p=top_p))
-        assert tokens.tolist() == [0, 3]
+        rows = [Sampling(temperature=temperature, top_p=top_p)] * 2
+        assert next_tokens(LOGITS + np.float32(shift), rows) == [0, 3]
 
 
 def test_forbidden_tokens_stay_forbidden():
-    logits = jnp.asarray(LOGITS).at[:, 0].set(-jnp.inf)
-    for sampling in (Sampling(temperature=5.0), Sampling(temperature=5.0, top_k=4, top_p=0.99)):
+    logits = np.array(LOGITS)
+    logits[:, 0] = -np.inf
+    for more in ({}, {"top_k": 4, "top_p": 0.99}):
         for seed in range(20):
-            keys = jax.random.split(jax.random.key(seed), 2)
-            assert 0 not in sample(logits, keys, sampling).tolist()
+            rows = [Sampling(temperature=5.0, seed=seed, **more)] * 2
+            assert 0 not in next_tokens(logits, rows)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +157,8 @@ def test_forbidden_tokens_stay_forbidden():
         ({"top_k": -1}, "top_k is -1"),
         ({"max_tokens": 0}, "max_tokens is 0; it must be 1 or more"),
         ({"seed": -1}, "seed is -1"),
+        ({"stop": "end"}, "stop is 'end'; give a list of texts"),
+        ({"stop": ("",)}, "stop is .*; give a list of texts that are not empty"),
     ],
 )
 def test_values_that_can_not_be(change, sentence):

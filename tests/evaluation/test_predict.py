@@ -13,7 +13,7 @@ from tests.evaluation.made_up import item
 class FakeEngine:
     """Answers with the prompt and what was pinned; counts the batches."""
 
-    batch = 2
+    slots = 2
 
     class layout:
         completion_side = ("lang", "words")
@@ -30,7 +30,8 @@ class FakeEngine:
                 (),
                 {"words": 0.25},
                 (1,),
-                True,
+                "end",
+                -1.0,
             )
             for p, c in zip(prompts, controls, strict=True)
         ]

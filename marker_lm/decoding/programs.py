@@ -1,0 +1,78 @@
+"""The compiled parts of decoding with a model's parameters, on its mesh."""
+
+import functools
+
+import jax
+import numpy as np
+
+from marker_lm.decoding import steps
+from marker_lm.decoding.steps import Answers, Feed, State, Written, round_up
+from marker_lm.model.cache import with_size
+from marker_lm.model.config import ModelConfig
+from marker_lm.sharding.rules import batch_shards, use_mesh
+
+
+class Programs:
+    """Each is compiled once for every shape that it meets; the sizes in slots.py keep those few.
+
+    Args:
+      params: parameters on the mesh.
+      config: the model's.
+      mesh: where the parameters live.
+      ends: ids that end an answer.
+      size: of the tokenizer: ids from here on are reserved for markers.
+      cache: dtype of the cache, the compute dtype if ''.
+    """
+
+    def __init__(
+        self, params, config: ModelConfig, mesh, ends: tuple[int, ...], size: int, cache: str = ""
+    ):
+        self.params, self.config, self.mesh = params, config, mesh
+        dtype = cache or None
+        self._empty = jax.jit(
+            functools.partial(steps.empty, config, dtype), static_argnames=("rows", "size")
+        )
+        self._read = jax.jit(functools.partial(steps.read, config, dtype))
+        self._put = jax.jit(steps.put, donate_argnums=0)
+        self._fit = jax.jit(fit, static_argnums=1)
+        self._write = jax.jit(functools.partial(steps.write, config, ends, size), donate_argnums=1)
+        self._pick = jax.jit(steps.pick)
+
+    def prompt_rows(self, wanted: int, most: int) -> int:
+        """How many prompts are read at a time, if so many are wanted and there are `most` slots:
+        a multiple of the devices that share a batch, where that is not more than the slots."""
+        return max(min(round_up(max(wanted, 1), batch_shards(self.mesh)), most), 1)
+
+    def empty(self, rows: int, size: int) -> State:
+        """Slots without rows."""
+        with use_mesh(self.mesh):
+            return self._empty(rows=rows, size=size)
+
+    def fit(self, state: State, size: int) -> State:
+        """The slots with a cache of another size."""
+        with use_mesh(self.mesh):
+            return self._fit(state, size)
+
+    def read(self, state: State, tokens_PxL, real_PxL, at_P) -> State:
+        """The slots with new rows in some of them. Takes the state."""
+        with use_mesh(self.mesh):
+            return self._put(state, self._read(self.params, tokens_PxL, real_PxL), at_P)
+
+    def write(
+        self, state: State, feed: Feed, answers: Answers, count: int, hasty: bool
+    ) -> tuple[State, Written]:
+        """See `steps.write`; what was written is on the host. Takes the state."""
+        with use_mesh(self.mesh):
+            state, written = self._write(
+                self.params, state, feed, answers, np.int32(count), np.bool_(hasty)
+            )
+        return state, jax.device_get(written)
+
+    def pick(self, state: State, ids_RxA) -> np.ndarray:
+        """See `steps.pick`; on the host."""
+        with use_mesh(self.mesh):
+            return np.asarray(self._pick(state.logits_RxV, ids_RxA))
+
+
+def fit(state: State, size: int) -> State:
+    return State(with_size(state.cache, size), state.logits_RxV)
