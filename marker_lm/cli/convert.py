@@ -108,6 +108,7 @@ def convert_run(args) -> None:
             load_tokenizer(epath.Path(args.source) / "tokenizer"),
             taxonomy,
             about["config"],
+            about.get("seen"),
             model_type=family.model_type,
             generation=about.get("generation"),
             dtype=args.dtype or "",

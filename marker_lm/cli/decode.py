@@ -11,6 +11,7 @@ the inferred ones. A row that can't be answered gets an "error" instead of a tex
   marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --pin=length_bucket=long
 """
 
+import dataclasses
 import json
 import sys
 
@@ -71,8 +72,9 @@ def run(args) -> None:
     pins = read_pins(args)
     from marker_lm.decoding.controls import Controls, check_controls
     from marker_lm.decoding.load import load_engine
+    from marker_lm.decoding.request import Request
     from marker_lm.decoding.rows import read_prompts
-    from marker_lm.decoding.sampling import Sampling
+    from marker_lm.decoding.sampling import Sampling, row_seed
     from marker_lm.markers.taxonomy import load_taxonomy
     from marker_lm.progress import Progress
 
@@ -90,17 +92,23 @@ def run(args) -> None:
     everywhere = Controls(pins, frozenset(args.ban), frozenset(args.ask))
     check_controls(everywhere, engine.taxonomy, engine.layout.completion_side)
     rows = read_prompts(args.prompts, everywhere) if args.prompts else [(args.prompt, everywhere)]
-    results = engine.try_generate([r[0] for r in rows], [r[1] for r in rows], sampling)
+    requests = [
+        Request(*row, dataclasses.replace(sampling, seed=row_seed(args.seed, number)))
+        for number, row in enumerate(rows)
+    ]
+    ended: dict = {}
     out = epath.Path(args.out).open("w") if args.out else sys.stdout
     errors = 0
     with Progress("decode", len(rows)) as progress:
-        for done, ((prompt, _), result) in enumerate(zip(rows, results, strict=True), 1):
+        for number, result in engine.run(requests):
             errors += isinstance(result, str)
-            record = {"error": result} if isinstance(result, str) else result.to_dict()
-            # A prompt that is no text (half a surrogate pair) can be shown escaped only.
-            escaped = "error" in record
-            out.write(json.dumps({"prompt": prompt, **record}, ensure_ascii=escaped) + "\n")
-            progress.update(done)
+            ended[number] = {"error": result} if isinstance(result, str) else result.to_dict()
+            while progress.done in ended:  # in the order of the rows
+                record = ended.pop(progress.done)
+                # A prompt that is no text (half a surrogate pair) can be shown escaped only.
+                line = {"prompt": rows[progress.done][0], **record}
+                out.write(json.dumps(line, ensure_ascii="error" in record) + "\n")
+                progress.update(progress.done + 1)
     if args.out:
         out.close()
         print(f"{len(rows) - errors} answers, {errors} errors: {args.out}")

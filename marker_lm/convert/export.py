@@ -51,6 +51,7 @@ def export(
     tokenizer: Tokenizer,
     taxonomy: Taxonomy | None = None,
     train_config: Mapping[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
     *,
     model_type: str = "",
     generation: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def export(
       params, config: of the model; a LoRA is merged.
       tokenizer: is saved beside the weights, see `save_tokenizer`.
       taxonomy, train_config: of the run; None for a model without markers.
+      seen: values of the markers in its training rows, None where they are not known.
       model_type: the family to write; by default the plainest one that can express the model.
       generation: as in generation_config.json; token ids are filled in.
       dtype: of the file; 'bfloat16' or 'float32', the parameters' own by default.
@@ -140,7 +142,7 @@ def export(
             )
             if taxonomy is not None:
                 write_taxonomy(out / TAXONOMY_FILE, taxonomy)
-                about = engine_facts(config, tokenizer, taxonomy, train_config)
+                about = engine_facts(config, tokenizer, taxonomy, train_config, seen)
                 _write_json(out / ABOUT_FILE, about)
             # The last one: a folder without it is not taken for a model.
             _write_json(out / "config.json", _config(family, config, tokenizer, dtype))
@@ -244,7 +246,11 @@ def write_taxonomy(path: epath.Path, taxonomy: Taxonomy) -> None:
 
 
 def engine_facts(
-    config: ModelConfig, tokenizer: Tokenizer, taxonomy: Taxonomy, train_config: Mapping[str, Any]
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    taxonomy: Taxonomy,
+    train_config: Mapping[str, Any],
+    seen: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What marker_lm.json says: how the run wrote rows, and how the model is to be run."""
     data = {k: train_config["data"][k] for k in ENGINE_DATA_KEYS if k in train_config["data"]}
@@ -252,6 +258,7 @@ def engine_facts(
         "version": 1,
         "taxonomy_hash": taxonomy.hash,
         "tokenizer_hash": tokenizer.hash,
+        "seen": seen,
         "config": {key: train_config[key] for key in ENGINE_KEYS} | {"data": data},
         "model": {name: getattr(config, name) for name in ("dtype", "scan", "remat", "max_len")},
     }

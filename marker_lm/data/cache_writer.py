@@ -19,6 +19,7 @@ from etils import epath
 
 from marker_lm.data.cache import READ_OPTIONS, VERSION, CacheError, is_remote
 from marker_lm.data.index_file import join_columns
+from marker_lm.data.marker_counts import Counts, join_counts
 from marker_lm.data.spans import Index, Spans, build_index, encode_record
 from marker_lm.data.whole_files import whole_file
 
@@ -35,6 +36,7 @@ class _Joined:
     tokens: of prompts, markers and completions.
     chat: conversations, and those whose tokens differ from those of their text as one piece.
     changed, first_changed: rows that the tokenizer does not give back, and the ids of some.
+    seen: the values of the markers of each part.
     """
 
     files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -42,6 +44,7 @@ class _Joined:
     chat: Counter[str] = dataclasses.field(default_factory=Counter)
     changed: int = 0
     first_changed: list[str] = dataclasses.field(default_factory=list)
+    seen: list[Counts] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +75,24 @@ class CacheWriter:
             return False
         try:
             with part.open("rb") as file, np.load(file) as arrays:
-                key, size = str(arrays["key"]), int(arrays["bytes"])
+                key, size, _ = str(arrays["key"]), int(arrays["bytes"]), arrays["seen"]
         except Exception:  # NumPy, zipfile and the system each raise their own
             return False
         shard = self.work / shard_name(number)
         return key == self.key and shard.exists() and shard.stat().length == size
 
-    def write_shard(self, number: int, rows: Sequence[Spans], changed: Sequence[str] = ()) -> None:
+    def write_shard(
+        self,
+        number: int,
+        rows: Sequence[Spans],
+        changed: Sequence[str] = (),
+        seen: Counts | None = None,
+    ) -> None:
         """Writes one shard and its part of the index.
 
         Args:
           changed: ids of the rows whose texts the tokenizer does not give back.
+          seen: the values of their markers.
 
         Raises:
           CacheError: the file system takes no more.
@@ -104,6 +114,7 @@ class CacheWriter:
             apart = sum(one.apart for one in rows)
             facts = {"key": self.key, "bytes": size, "apart": apart}
             facts["changed"] = np.array(changed, np.str_)
+            facts["seen"] = np.array(json.dumps(seen or {}))
             np.savez(out, **facts, **index.columns())
 
     def finish(self, shards: int, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +139,7 @@ class CacheWriter:
             "rows": sum(shard["rows"] for shard in joined.files),
             "tokens": dict(joined.tokens),
             "changed": {"rows": joined.changed, "first": joined.first_changed},
+            "seen": join_counts(joined.seen, self.categories),
             "shards": joined.files,
         }
         wanted = {"index.npz", *(shard["file"] for shard in joined.files)}
@@ -151,6 +163,7 @@ class CacheWriter:
             size = int(columns.pop("bytes"))
             apart = int(columns.pop("apart"))
             changed = columns.pop("changed").tolist()
+            joined.seen.append(json.loads(str(columns.pop("seen"))))
             del columns["key"]
             index = Index(self.categories, **columns)
             joined.files.append({"file": shard_name(number), "rows": len(index), "bytes": size})

@@ -13,6 +13,7 @@ from marker_lm.data.cache import CacheError
 from marker_lm.data.cache_writer import ROWS_PER_SHARD, CacheWriter
 from marker_lm.data.chat import Chat, mark_conversations
 from marker_lm.data.example import Example
+from marker_lm.data.marker_counts import count_markers
 from marker_lm.data.processes import count_workers, map_in_processes
 from marker_lm.data.spans import Spans
 from marker_lm.data.tokenizers.base import Tokenizer
@@ -63,7 +64,9 @@ class ShardJob:
             turns = [example.turns for example in block.examples]
             mark_conversations(self.chat, self.tokenizer, turns, rows)
         changed = changed_rows(self.tokenizer, self.chat, block.examples, rows)
-        self.writer.write_shard(block.number, rows, changed)
+        answers = [turn for example in block.examples for turn in example.turns or [example]]
+        seen = count_markers((answer.markers for answer in answers), self.taxonomy)
+        self.writer.write_shard(block.number, rows, changed, seen)
 
     def _spans(self, task: str) -> Iterable[Spans]:
         """The spans of the rows that are being written, at every pass.

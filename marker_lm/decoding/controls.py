@@ -64,21 +64,21 @@ def check_seen(controls: Controls, taxonomy, seen: Mapping[str, Any] | None) -> 
     Args:
       controls: with canonical values.
       taxonomy: of the model.
-      seen: category -> {value: rows that have it} or, of numbers, {'least', 'most'}; see
-        `data.marker_counts`. None where it is not known: then nothing is found.
+      seen: `Counts` of the training rows, see data/marker_counts.py. None where it is not known:
+        then nothing is found.
 
     Raises:
       MarkerError: there is one, and the controls do not allow it; it names the nearest that were
         seen. Where they do, it is a warning (UserWarning).
     """
     for name, value in controls.pinned.items() if seen is not None else ():
-        had = seen.get(name, {})
+        had = seen.get(name)
         closed = taxonomy.categories[name].is_closed
         if closed:
             values = value if isinstance(value, tuple) else (value,)
-            unseen = [one for one in values if one not in had]
+            unseen = [one for one in values if one not in (had or {})]
         else:
-            unseen = [] if had and had["least"] <= value <= had["most"] else [value]
+            unseen = [] if had and had[0] <= value <= had[1] else [value]
         if not unseen:
             continue
         if not had:
@@ -86,7 +86,7 @@ def check_seen(controls: Controls, taxonomy, seen: Mapping[str, Any] | None) -> 
         elif closed:
             known = f"the nearest that were seen are {', '.join(_nearest(unseen[0], had))}"
         else:
-            known = f"those that were seen go from {had['least']} to {had['most']}"
+            known = f"those that were seen go from {had[0]} to {had[1]}"
         sentence = f"no training row had {name}={unseen[0]}; {known}"
         if not controls.allow_unseen:
             raise MarkerError(

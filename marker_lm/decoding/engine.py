@@ -30,14 +30,14 @@ class Engine:
     """A model, its tokenizer and its markers, ready to generate and score.
 
     The text of a row depends on its Request alone, not on the other rows of a job, their order or
-    how many there are: all calls have the shapes that `slots` says.
+    how many there are: all calls have the shapes that `batch` says.
 
     Args:
       params: parameters on the mesh.
       config: the model's.
       taxonomy, codec, layout, tokenizer, chat: as in training.
       mesh: where the parameters live.
-      slots: rows that are decoded side by side.
+      batch: rows that are decoded side by side, and scored together.
       seen: the values in the training data, see `controls.check_seen`; None where it is not known.
       cache: dtype of the key-value cache, the compute dtype if ''.
     """
@@ -51,12 +51,12 @@ class Engine:
         layout: Layout,
         tokenizer,
         mesh,
-        slots: int = 32,
+        batch: int = 32,
         chat: Chat | None = None,
         seen: Mapping | None = None,
         cache: str = "",
     ):
-        self.params, self.config, self.mesh, self.slots = params, config, mesh, slots
+        self.params, self.config, self.mesh, self.batch = params, config, mesh, batch
         self.taxonomy, self.codec, self.layout = taxonomy, codec, layout
         self.tokenizer, self.chat, self.seen = tokenizer, chat, seen
         self.prompts = PromptWriter(taxonomy, codec, layout, tokenizer, chat)
@@ -212,7 +212,7 @@ class Engine:
                     continue
                 ways = len(waiting.lanes)
                 if ways not in slots:
-                    slots[ways] = Slots(self.programs, self.slots, ways)
+                    slots[ways] = Slots(self.programs, self.batch, ways)
                 if len(new.get(ways, ())) == len(slots[ways].free):
                     break
                 new.setdefault(ways, []).append(waiting)

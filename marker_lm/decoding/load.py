@@ -29,7 +29,7 @@ def load_engine(
     workdir: epath.PathLike,
     step: int | None = None,
     taxonomy: Taxonomy | None = None,
-    slots: int | None = None,
+    batch: int | None = None,
     mesh=None,
     cache: str = "",
 ) -> tuple[Engine, ConfigDict]:
@@ -40,7 +40,7 @@ def load_engine(
         one's config only what an Engine needs is there.
       step: of the checkpoint; the newest undamaged one by default.
       taxonomy: that the caller expects; it must be the checkpoint's.
-      slots: rows decoded side by side; the config's decode.batch by default.
+      batch: rows decoded side by side; the config's decode.batch by default.
       mesh: where to put the parameters; the config's mesh over all devices by default.
       cache: dtype of the key-value cache; the compute dtype by default.
 
@@ -83,7 +83,7 @@ def load_engine(
         setup.layout,
         tokenizer,
         mesh,
-        slots or config.decode.batch,
+        batch or config.decode.batch,
         setup.chat,
         about.get("seen"),
         cache,

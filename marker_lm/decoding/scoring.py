@@ -152,13 +152,13 @@ class Scorer:
                 )
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sequences)
-        for start in range(0, len(order), engine.slots):
-            chosen = order[start : start + engine.slots]
+        for start in range(0, len(order), engine.batch):
+            chosen = order[start : start + engine.batch]
             L = round_up(max(len(sequences[i]) for i in chosen), 32)
             ids_T = np.concatenate([sequences[i] for i in chosen]).astype(np.int32)
             length_P = np.array([len(sequences[i]) for i in chosen])
             kinds_T = np.full(len(ids_T), Kind.COMPLETION, np.int32)
-            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.slots, L)
+            batch = place(ids_T, kinds_T, length_P, np.arange(len(chosen)), engine.batch, L)
             with use_mesh(engine.mesh):
                 nll_BxL = np.asarray(self._nll(engine.params, batch))
             for row, i in enumerate(chosen):

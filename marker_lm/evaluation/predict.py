@@ -28,7 +28,8 @@ class Answer:
 def pin_levers(engine: Engine, pins: Mapping) -> Controls:
     """Controls with those of the pins that are levers of the engine's arm."""
     levers = engine.layout.completion_side
-    return Controls(pinned={c: v for c, v in pins.items() if c in levers})
+    pinned = {c: v for c, v in pins.items() if c in levers}
+    return Controls(pinned, allow_unseen=True)  # a lever that was never trained is measured too
 
 
 def predict(
@@ -70,8 +71,8 @@ def predict(
     order = sorted(range(len(items)), key=lambda i: sizes[i])
     answers: list[Answer | None] = [None] * len(items)
     with Progress(title, len(items)) as progress:
-        for start in range(0, len(order), engine.slots):
-            chosen = order[start : start + engine.slots]
+        for start in range(0, len(order), engine.batch):
+            chosen = order[start : start + engine.batch]
             results = engine.generate(
                 [items[i].prompt for i in chosen], [controls[i] for i in chosen], sampling
             )

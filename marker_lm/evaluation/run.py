@@ -129,7 +129,7 @@ def moved_levers(benchmark: Benchmark, item: Item, seed: int) -> dict[str, Any]:
 def _load(arm: str, workdir: epath.PathLike, batch: int) -> Engine:
     """The engine of an arm. Raises SetupError for a run of another arm."""
     find_arm(arm)
-    engine, config = load_engine(workdir, slots=batch)
+    engine, config = load_engine(workdir, batch=batch)
     if config.arm != arm:
         raise SetupError(
             f"--arm={arm}={workdir} is a run of arm '{config.arm}'; write --arm={config.arm}=..."

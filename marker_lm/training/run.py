@@ -135,7 +135,9 @@ def make_run(named: Named, log: Callable[[str], None]) -> Run:
 
     mesh = make_mesh(**config.mesh)
     rows = host_rows(mesh, config.train.batch)
-    batches = train_batches(config, setup, _open(folder / "train", config, setup), rows)
+    cache = _open(folder / "train", config, setup)
+    about["seen"] = cache.manifest.get("seen")  # a cache of an older version has none
+    batches = train_batches(config, setup, cache, rows)
     report_plan(batches, log)
     steps = min(len(batches), config.train.steps or len(batches))
     heldout = None

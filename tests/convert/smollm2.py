@@ -1,18 +1,18 @@
 """The packaged SmolLM2-135M-Instruct, asked without markers."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.data.chat import Chat
 from marker_lm.data.tokenizers.base import Tokenizer
-from marker_lm.decoding.engine import extend, pad, write_text
+from marker_lm.decoding.programs import Programs
 from marker_lm.decoding.sampling import Sampling
-from marker_lm.model.cache import init_cache
+from marker_lm.decoding.slots import Answer, Lane, Slots
+from marker_lm.decoding.text import Text
 from marker_lm.model.config import ModelConfig
+from marker_lm.sharding.mesh import make_mesh
 
 PROMPTS = (
     "What is the capital of France?",
@@ -39,17 +39,20 @@ def greedy(
     params, config: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
     """The greedy answers to prompts (ids), eos included, by the decoding of the engine."""
-    B, longest = len(prompts), max(map(len, prompts))
-    cache = init_cache(config, B, longest + MAX_TOKENS)
-    read = jax.jit(functools.partial(extend, config), donate_argnums=1)
-    logits_BxV, cache = read(params, cache, *pad(prompts, longest))
-    write = jax.jit(
-        functools.partial(write_text, config, tokenizer.eos_id, tokenizer.size), static_argnums=5
-    )
-    keys_B = jax.vmap(jax.random.key)(jnp.arange(B))
-    sampling = Sampling(max_tokens=MAX_TOKENS)
-    done_B = jnp.zeros(B, bool)
-    tokens_BxT, length_B = write(params, cache, logits_BxV, keys_B, done_B, sampling)
-    return [
-        np.asarray(row[:length]).tolist() for row, length in zip(tokens_BxT, length_B, strict=True)
+    ends, sampling = (tokenizer.eos_id,), Sampling(max_tokens=MAX_TOKENS)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    slots = Slots(Programs(params, config, mesh, ends, tokenizer.size), len(prompts), 1)
+    answers = [
+        Answer(
+            number,
+            [Lane(list(ids), None, 0.0, np.random.default_rng(0))],
+            sampling,
+            1.0,
+            Text(tokenizer, None, ends, sampling),
+        )
+        for number, ids in enumerate(prompts)
     ]
+    slots.add(answers)
+    while slots.answers:
+        list(slots.advance(hasty=False, watched=False))
+    return [[*a.text.ids, *(ends if a.reason == "end" else ())] for a in answers]

@@ -104,7 +104,7 @@ def _make_engine(template: str, blocks: bool, layout: tuple) -> Engine:
         dataclasses.replace(make_layout(template, blocks), **dict(layout)),
         TOKENIZER,
         make_mesh(devices=jax.devices()[:1]),
-        slots=4,
+        batch=4,
     )
 
 

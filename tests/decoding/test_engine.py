@@ -37,10 +37,12 @@ KINDS = [("text", True), ("compact", True), ("text", False)]
 
 
 def same(results, others) -> bool:
-    """Equal but for rounding: the length that a batch is padded to moves the last bits."""
+    """Equal but for rounding: the room in the cache, which attention sums over, moves last bits."""
     for a, b in zip(results, others, strict=True):
         assert a.probability == pytest.approx(b.probability, rel=1e-4)
-    whole = [[dataclasses.replace(r, probability={}) for r in rows] for rows in (results, others)]
+        assert a.log_likelihood == pytest.approx(b.log_likelihood, rel=1e-4)
+    exact = {"probability": {}, "log_likelihood": 0.0}
+    whole = [[dataclasses.replace(r, **exact) for r in rows] for rows in (results, others)]
     return whole[0] == whole[1]
 
 
@@ -121,7 +123,8 @@ def test_eos_ends_a_row_and_the_others_go_on():
     ended = make_engine("text", blocks=False, eos=eos).generate(PROMPTS, None, GREEDY)
     for before, after in zip(free, ended, strict=True):
         if eos in before.tokens:
-            assert after.finished and after.tokens == before.tokens[: before.tokens.index(eos)]
+            assert after.finished and after.reason == "end"
+            assert after.tokens == before.tokens[: before.tokens.index(eos)]
         else:
             assert not after.finished and after.tokens == before.tokens
     assert ended[0].finished and len(ended[0].tokens) <= 7
@@ -133,7 +136,7 @@ def test_answers_end_where_the_models_length_is_full(before):
     engine = make_engine("text", blocks=False)
     prompt = "x" * (before - 1)  # and the separator
     full, short = engine.generate([prompt, "Hi."], None, GREEDY)
-    assert len(full.tokens) == MAX_LEN + 1 - before and not full.finished
+    assert len(full.tokens) == MAX_LEN + 1 - before and full.reason == "length"
     assert same([short], engine.generate(["Hi."], None, GREEDY)), "the other row goes on"
     ids = [*prefix(engine, prompt, {}), *full.tokens]
     expected = np.argmax(full_logits(engine, ids[:-1])[before - 1 :, : TOKENIZER.size], axis=-1)
@@ -144,7 +147,8 @@ def test_a_list_that_fills_the_models_length_leaves_no_answer():
     engine, controls = make_engine("compact"), [CONTROLS[0], Controls()]
     result, other = engine.generate(["x" * (MAX_LEN - 20), "Hi."], controls, GREEDY)
     assert result.markers == CONTROLS[0].pinned
-    assert (result.text, result.tokens, result.finished) == ("", (), False)
+    assert (result.text, result.tokens, result.reason) == ("", (), "length")
+    assert result.log_likelihood == 0 and not result.finished
     assert len(other.tokens) == GREEDY.max_tokens
 
 
@@ -154,7 +158,7 @@ def test_max_tokens_is_counted_without_the_block():
     short = engine.generate(PROMPTS, CONTROLS, Sampling(max_tokens=30))
     assert [r.tokens for r in short] == [r.tokens[:30] for r in long]
     assert [r.markers for r in short] == [r.markers for r in long]
-    assert not any(r.finished for r in short)
+    assert {r.reason for r in short} == {"max_tokens"} and not any(r.finished for r in short)
 
 
 @pytest.mark.parametrize("template", ["text", "compact"])

@@ -13,7 +13,7 @@ from tests.evaluation.made_up import item
 class FakeEngine:
     """Answers with the prompt and what was pinned; counts the batches."""
 
-    slots = 2
+    batch = 2
 
     class layout:
         completion_side = ("lang", "words")
