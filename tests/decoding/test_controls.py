@@ -1,8 +1,10 @@
 """Controls get canonical values, or one sentence."""
 
+import dataclasses
+
 import pytest
 
-from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.controls import Controls, check_controls, check_seen
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.small import ORDER, make_taxonomy
 
@@ -60,3 +62,33 @@ def test_what_can_not_be(controls, sentence):
 def test_a_category_that_this_model_does_not_write():
     with pytest.raises(MarkerError, match="the model has no lever 'score'; it has lang, words."):
         check_controls(Controls({"score": 1.5}), TAXONOMY, ("lang", "words"))
+
+
+SEEN = {"lang": {"German": 900, "English": 30}, "topics": {"law": 5, "music": 2}, "words": [3, 40]}
+
+
+@pytest.mark.parametrize(
+    "pinned, sentence",
+    [
+        ({"lang": "Engl"}, "no training row had lang=Engl; the nearest .* are English, German; "),
+        ({"topics": ["law", "arts"]}, "no training row had topics=arts; the nearest .* law, music"),
+        ({"words": 41}, "no training row had words=41; those that were seen go from 3 to 40; pin"),
+        ({"words": -1}, "no training row had words=-1"),
+        ({"style": "a"}, "no training row had style=a; they had no value of this category"),
+        ({"score": 0.5}, "no training row had score=0.5; they had no value of this category"),
+    ],
+)
+def test_unseen_values_are_refused_or_warned_of(pinned, sentence):
+    taxonomy = make_taxonomy()
+    controls = check_controls(Controls(pinned), taxonomy, ORDER)
+    with pytest.raises(MarkerError, match=sentence):
+        check_seen(controls, taxonomy, SEEN)
+    with pytest.warns(UserWarning, match=f"{sentence.split(';')[0]}.*may not obey it"):
+        check_seen(dataclasses.replace(controls, allow_unseen=True), taxonomy, SEEN)
+    check_seen(controls, taxonomy, None)  # nothing is known of the training data
+
+
+def test_seen_values_pass():
+    taxonomy = make_taxonomy()
+    for pinned in ({"lang": "German"}, {"topics": ["music", "law"]}, {"words": 3}, {"words": 40}):
+        check_seen(check_controls(Controls(pinned), taxonomy, ORDER), taxonomy, SEEN)

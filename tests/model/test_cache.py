@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from marker_lm.model.cache import init_cache
+from marker_lm.model.cache import init_cache, put_rows, with_size
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import param_shardings, use_mesh
 from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
@@ -109,6 +109,25 @@ def test_take_branches_rows(full):
     logits, _ = step(tokens[rows], LENGTHS[rows], np.ones(3, int), 1, branch)
     for place, row in enumerate(rows):
         np.testing.assert_allclose(logits[place, 0], expected[row, LENGTHS[row]], atol=1e-5)
+
+
+def test_rows_move_to_slots_and_caches_change_their_size(full):
+    """Rows that were read in a small cache go on in slots of a larger one, which then shrinks."""
+    tokens, expected = full
+    _, rows = step(tokens, np.zeros(3, int), LENGTHS, 7, init_cache(CONFIG, 3, 8))
+    cache = jax.tree.map(lambda x: x + 9, init_cache(CONFIG, 4, 10))  # of rows that have ended
+    at = np.array([3, 4, 1])  # the second one is left out
+    cache = with_size(put_rows(cache, rows, at), TOTAL)
+    assert cache.size == TOTAL
+    np.testing.assert_array_equal(cache.length, [9, 4, 9, 7])
+    chunk, starts = tokens[[0, 2, 0, 0]], np.array([9, 4, 9, 7])
+    for size, width in ((TOTAL, 2), (9, 0)):
+        cache = with_size(cache, size)
+        counts = np.array([0, 1, 0, 1])
+        logits, cache = step(chunk, starts, counts, max(width, 1), cache)
+        for slot, row in ((1, 2), (3, 0)):
+            np.testing.assert_allclose(logits[slot, 0], expected[row, starts[slot]], atol=1e-5)
+        starts += counts
 
 
 def test_a_token_beyond_the_cache_gives_nan_and_leaves_the_others(full):
