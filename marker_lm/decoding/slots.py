@@ -19,7 +19,7 @@ from marker_lm.decoding.text import Text
 
 CHUNK = 32  # steps between two looks at what was written
 SHORT = 8  # where a stop text may end an answer, or somebody reads along
-PROMPT_TOKENS = 256  # that are read at a time, by as many rows as that makes
+PROMPT_TOKENS = 128  # that are read at a time, by as many rows as that makes
 SMALLEST_PROMPT, SMALLEST_CACHE = 32, 128
 
 

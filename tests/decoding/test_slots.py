@@ -60,7 +60,7 @@ def mixed_requests(n: int) -> list[Request]:
             marker_temperature=float(random.choice([0, 1, 2])),
             max_tokens=int(random.integers(1, 40)),
             seed=int(random.integers(2**40)),
-            stop=("e", "mm") if i % 7 == 0 else (),
+            stop=tuple("abcdefgm\x0b\x0e") if i % 7 == 0 else (),
         )
         guidance = Guidance(float(random.choice([0, 1.5]))) if i % 10 == 9 else None
         prompt = f"{i}: " + "tell me more " * int(random.integers(0, 9))
@@ -115,7 +115,7 @@ def test_rows_may_be_given_one_at_a_time_and_come_in_the_order_of_their_ends():
     for number, _ in engine.run(source()):
         order.append((number, len(taken)))
     numbers = [number for number, _ in order]
-    assert sorted(numbers) == [0, 1, 2, 3, 4] and numbers[0] == 1 and numbers[-1] == 0
+    assert sorted(numbers) == [0, 1, 2, 3, 4] and numbers[:2] == [1, 3]
     assert order[0][1] == 4, "three slots and one that waits"
 
 
@@ -223,17 +223,17 @@ def test_the_log_likelihood_is_that_of_a_forward_pass():
         assert result.log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("sizes", [dict(data=2, fsdp=2, tensor=2), dict(data=4, fsdp=2)], ids=str)
-def test_sharded_over_a_mesh(sizes):
+@pytest.mark.slow
+def test_sharded_over_a_mesh():
     config = dataclasses.replace(make_config("compact"), kv_heads=2)
     params, codec = make_params(config), make_codec("compact")
     layout = make_layout("compact")
     results = []
-    for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(**sizes)):
+    for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=2, tensor=2)):
         placed = jax.device_put(params, param_shardings(config, mesh))
         engine = Engine(placed, config, codec.taxonomy, codec, layout, TOKENIZER, mesh, 8)
-        results.append(dict(engine.run(mixed_requests(20))))
-    assert all(same(results[0][n], results[1][n]) for n in range(20))
+        results.append(dict(engine.run(mixed_requests(12))))
+    assert all(same(results[0][n], results[1][n]) for n in range(12))
 
 
 def test_bad_rows_are_news_of_the_job_and_do_not_end_it():
@@ -266,7 +266,7 @@ def test_bad_rows_are_news_of_the_job_and_do_not_end_it():
         engine_of(3).generate(["x", ""])
 
 
-@pytest.mark.parametrize("stop", [(), ("e", "m")])
+@pytest.mark.parametrize("stop", [(), tuple("abcdefgm\x0b\x0e")])
 def test_a_stream_adds_up_to_the_results(stop):
     requests = [
         dataclasses.replace(r, sampling=dataclasses.replace(r.sampling, stop=stop))
