@@ -1,0 +1,121 @@
+"""Log-likelihoods of several continuations of one head: the head is read once, into a cache."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marker_lm.decoding.shapes import bucket, loss_blocks, rows_for
+from marker_lm.model.cache import init_cache
+from marker_lm.model.config import ModelConfig
+from marker_lm.model.likelihood import weighted_nll
+from marker_lm.model.transformer import Transformer, head_logits, head_table
+from marker_lm.sharding.rules import use_mesh
+
+Ids = Sequence[int]
+
+
+class Continuations:
+    """Scores tails after heads.
+
+    Args:
+      params, config, mesh: the model.
+      rows: most heads that are read together, and most tails after them.
+    """
+
+    def __init__(self, params, config: ModelConfig, mesh, rows: int):
+        self.params, self.config, self.mesh, self.rows = params, config, mesh, rows
+        self._read = jax.jit(functools.partial(_read, config), static_argnums=3)
+        self._go_on = jax.jit(functools.partial(_go_on, config))
+
+    def token_nats(
+        self, heads: Sequence[Ids], tails: Sequence[Sequence[Ids]]
+    ) -> list[list[np.ndarray]]:
+        """Negative log-likelihood of each token of each tail.
+
+        Args:
+          heads: ids, at least one each.
+          tails: of each head; at least one id each. The last one is only predicted, never read.
+
+        Returns:
+          float32 [n] for each tail of n ids.
+        """
+        out: list[list[np.ndarray]] = [[] for _ in heads]
+        order = sorted(range(len(heads)), key=lambda i: len(heads[i]))
+        for start in range(0, len(order), self.rows):
+            chosen = order[start : start + self.rows]
+            pairs = [(b, tail) for b, i in enumerate(chosen) for tail in tails[i]]
+            found = self._together([heads[i] for i in chosen], pairs)
+            for (b, _), nats in zip(pairs, found, strict=True):
+                out[chosen[b]].append(nats)
+        return out
+
+    def _together(self, heads: list[Ids], pairs: list[tuple[int, Ids]]) -> Iterator[np.ndarray]:
+        """The nats of tails, each given with the number of its head."""
+        B = rows_for(len(heads), self.rows, self.mesh)
+        longest = max(len(tail) for _, tail in pairs)
+        T = bucket(longest - 1, 8) if longest > 1 else 0
+        with use_mesh(self.mesh):
+            read = _pad(heads, B, bucket(max(map(len, heads))))
+            log_p_BxV, cache = self._read(self.params, *read, T)
+            for start in range(0, len(pairs), B):
+                chosen = pairs[start : start + B]
+                filled = chosen + chosen[:1] * (B - len(chosen))
+                head_B = np.asarray([head for head, _ in filled])
+                nats_BxT = -log_p_BxV[head_B, np.asarray([tail[0] for _, tail in filled])][:, None]
+                if T:
+                    tokens_BxT, real_BxT = _pad([tail[:-1] for _, tail in filled], B, T)
+                    targets_BxT, _ = _pad([tail[1:] for _, tail in filled], B, T)
+                    rest = self._go_on(
+                        self.params, cache, head_B, tokens_BxT, targets_BxT, real_BxT
+                    )
+                    nats_BxT = jnp.concatenate([nats_BxT, rest], axis=1)
+                for (_, tail), nats in zip(chosen, np.asarray(nats_BxT), strict=False):
+                    yield nats[: len(tail)]
+
+
+def _pad(rows: Sequence[Ids], B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as int32 [B, L], and which of them are real, bool [B, L]."""
+    ids_BxL = np.zeros((B, L), np.int32)
+    real_BxL = np.zeros((B, L), bool)
+    for i, row in enumerate(rows):
+        ids_BxL[i, : len(row)] = row
+        real_BxL[i, : len(row)] = True
+    return ids_BxL, real_BxL
+
+
+def _read(config: ModelConfig, params, tokens_BxL, real_BxL, room: int):
+    """Reads heads.
+
+    Returns:
+      float32 log-probabilities [B, V] of what comes after each, and a cache with room for more.
+    """
+    B, L = tokens_BxL.shape
+    hidden_BxLxD, cache = _extend(
+        config, params, init_cache(config, B, L + room), tokens_BxL, real_BxL
+    )
+    last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
+    hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
+    logits_BxV = head_logits(head_table(params, config), config, hidden_BxD)
+    return jax.nn.log_softmax(logits_BxV), cache
+
+
+def _go_on(config: ModelConfig, params, cache, head_B, tokens_BxT, targets_BxT, real_BxT):
+    """Nats [B, T] of the targets after the head of each row and its tokens up to there."""
+    hidden_BxTxD, _ = _extend(config, params, cache.take(head_B), tokens_BxT, real_BxT)
+    blocks = loss_blocks(config.vocab, *tokens_BxT.shape)
+    unweighted_BxT = jnp.zeros(real_BxT.shape)
+    head = head_table(params, config)
+    return weighted_nll(head, config, hidden_BxTxD, targets_BxT, unweighted_BxT, real_BxT, blocks)[
+        1
+    ]
+
+
+def _extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
+    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
+    segments_BxL = real_BxL.astype(jnp.int32)
+    return Transformer(config).apply(
+        {"params": params}, tokens_BxL, positions_BxL, segments_BxL, cache, return_hidden=True
+    )
