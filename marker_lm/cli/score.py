@@ -1,76 +1,255 @@
 """Log-likelihoods of completions, and posteriors over the values of a category.
 
-FILE is a JSONL file of rows {"prompt", "completion", "markers"}. Without --posterior each line of
-the output has nats and tokens per span kind; the completion is scored after its own list of
-markers, and --shown names the categories that stand on the prompt side too. With
---posterior=CATEGORY only the prompt is needed and each line has the probability of every value. A
-row that is too long for the model gets an "error" instead.
+ROWS is a JSONL or Parquet file of rows {"prompt", "completion", "markers"}, or {"messages",
+"completion", "markers"}. Each line of the output has nats and tokens per span kind: the completion
+is scored after its own list of markers. --shown names the categories that stand on the prompt side
+too; with --tokens each line has every token as well, with its text, kind and nats.
 
-  marker-lm score --workdir=/tmp/run --rows=dev.jsonl --out=scores.jsonl
+  marker-lm score --workdir=/tmp/run --rows=dev.jsonl --out=scores.jsonl --tokens
+
+With --posterior=CATEGORY each line has the probability of every value given the prompt, or, with
+--given-completion, given the prompt and its answer. --given names the categories of which the row's
+own value is known; the model infers the others. --prior divides out how frequent a value is:
+
   marker-lm score --workdir=/tmp/run --rows=dev.jsonl --posterior=lang
+  marker-lm score --workdir=/tmp/run --rows=dev.jsonl --posterior=quality --given-completion \\
+      --prior=mean
+
+With --calibration=CATEGORY the likeliest value is compared with that of the row: are the ones that
+the model is 90 % sure of right 9 times of 10? A table says so, and --plot=FILE.html draws it.
+
+  marker-lm score --workdir=/tmp/run --rows=dev.jsonl --calibration=task --out=task.jsonl
+
+A row that can't be scored gets an "error", and the others are done. Killed at any time, the same
+command goes on with --out where it was.
 """
 
-import json
+import shlex
 import sys
-
-from etils import epath
+import time
 
 from marker_lm.cli.common import add_workdir
 
-CHUNK = 256  # rows scored between two lines of progress
+PRIOR_ROWS = 512  # whose posteriors are averaged for --prior=mean
 
 
 def add_arguments(parser) -> None:
     add_workdir(parser)
-    parser.add_argument("--rows", required=True, metavar="FILE", help="JSONL file of rows")
+    parser.add_argument("--rows", required=True, metavar="FILE", help="file of rows")
     parser.add_argument(
         "--out", metavar="FILE", help="JSONL file to write; the terminal if not given"
     )
-    parser.add_argument("--posterior", metavar="CATEGORY", help="over the values of this category")
+    parser.add_argument("--overwrite", action="store_true", help="begin --out anew")
+    parser.add_argument(
+        "--tokens", action="store_true", help="also every token with its text, kind and nats"
+    )
     parser.add_argument(
         "--shown", action="append", default=[], metavar="CATEGORY", help="stands in the prompt too"
     )
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--posterior", metavar="CATEGORY", help="over the values of this category")
+    asked.add_argument(
+        "--calibration", metavar="CATEGORY", help="are its probabilities right so often?"
+    )
+    parser.add_argument(
+        "--given", action="append", default=[], metavar="CATEGORY", help="is known of each row"
+    )
+    parser.add_argument(
+        "--given-completion", action="store_true", help="the completion is known, too"
+    )
+    parser.add_argument(
+        "--prior",
+        metavar="FILE|mean",
+        help="divide it out: JSON of value -> share, the strata of `marker-lm stats`, or the mean "
+        f"posterior of at most {PRIOR_ROWS} of the prompts",
+    )
+    parser.add_argument("--bins", type=int, default=15, help="of the calibration; default: 15")
+    parser.add_argument(
+        "--equal", choices=("mass", "width"), default="mass", help="what the bins have in common"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="HTML page of the calibration")
     parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
 
 
 def run(args) -> None:
-    from marker_lm.decoding.engine import TooLongError
+    check_options(args)
+    # JAX takes seconds to import; a slip in the arguments should not wait for it.
+    from marker_lm.decoding.job import Job, hash_rows
     from marker_lm.decoding.load import load_engine
     from marker_lm.decoding.rows import read_rows
     from marker_lm.decoding.scoring import Scorer
     from marker_lm.progress import Progress
 
-    needed = ("prompt",) if args.posterior else ("prompt", "completion")
-    rows = list(read_rows(args.rows, needed))
-    scorer = Scorer(load_engine(args.workdir, args.step)[0])
-    for category in args.shown:
-        scorer.engine.taxonomy.category(category)
-    out = epath.Path(args.out).open("w") if args.out else sys.stdout
-    errors = 0
-
-    def records(chunk: list[dict]) -> list[dict]:
-        prompts = [row["prompt"] for row in chunk]
-        try:
-            if args.posterior:
-                return [{"posterior": p} for p in scorer.posterior(prompts, args.posterior)]
-            completions = [row["completion"] for row in chunk]
-            markers = [row["markers"] for row in chunk]
-            scores = scorer.score(prompts, completions, markers, args.shown)
-            return [{"nats": s.nats, "tokens": s.tokens} for s in scores]
-        except TooLongError as error:
-            if len(chunk) == 1:
-                return [{"error": str(error)}]
-            half = len(chunk) // 2
-            return records(chunk[:half]) + records(chunk[half:])
-
-    with Progress("score", len(rows)) as progress:
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            for row, record in zip(chunk, records(chunk), strict=True):
-                errors += "error" in record
-                line = {"prompt": row["prompt"], **record}
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-            progress.update(start + len(chunk))
+    category = args.posterior or args.calibration
+    needs_answer = args.given_completion or not category
+    rows = list(read_rows(args.rows, ("prompt", "completion") if needs_answer else ("prompt",)))
+    step = find_step(args)
+    scorer = Scorer(load_engine(args.workdir, step)[0])
+    if category:
+        scorer.check_posterior(category)
+    for name in [*args.shown, *args.given]:
+        scorer.engine.taxonomy.category(name)
+    prior = read_prior(args, scorer, rows)
+    options = ("posterior", "calibration", "given", "given_completion", "shown", "tokens")
+    settings = {
+        "workdir": args.workdir,
+        "step": step,
+        **{name: getattr(args, name) for name in options},
+        "prior": prior if args.prior != "mean" else "mean",
+        "rows": hash_rows(row for _, row in rows),
+    }
+    chunk = 8 * scorer.engine.batch
+    with Job(args.out, settings, len(rows), args.overwrite) as job:
+        left, before, began = job.left(), job.done, time.monotonic()
+        with Progress("score", len(rows), before) as progress:
+            for start in range(0, len(left), chunk):
+                numbers = left[start : start + chunk]
+                scored = score_rows(args, scorer, prior, [rows[n - 1] for n in numbers])
+                for number, result in zip(numbers, scored, strict=True):
+                    job.add(number, result)
+                rate = (job.done - before) / max(time.monotonic() - began, 1e-9)
+                progress.update(job.done, f"{rate:.1f} rows/s, {job.errors} errors")
     if args.out:
-        out.close()
-        print(f"{len(rows) - errors} rows scored, {errors} errors: {args.out}")
+        print(f"{job.done - job.errors} rows scored, {job.errors} errors: {args.out}")
+    if args.calibration:
+        report_calibration(args, job)
+
+
+def check_options(args) -> None:
+    """Raises ValueError for options that don't go together."""
+    if args.calibration and not args.out:
+        raise ValueError("--calibration needs --out=FILE: its table is made of the lines there.")
+    if args.prior and not args.posterior:
+        raise ValueError("--prior is divided out of a posterior; add --posterior=CATEGORY.")
+    if (args.given or args.given_completion) and not (args.posterior or args.calibration):
+        raise ValueError("--given and --given-completion are for --posterior and --calibration.")
+    if (args.tokens or args.shown) and (args.posterior or args.calibration):
+        raise ValueError(
+            "--tokens and --shown are for log-likelihoods; leave them out, or leave out "
+            "--posterior and --calibration."
+        )
+    if args.plot and not args.calibration:
+        raise ValueError("--plot draws a calibration; add --calibration=CATEGORY.")
+    if args.bins < 1:
+        raise ValueError(f"--bins={args.bins} must be 1 or more.")
+
+
+def find_step(args) -> int | None:
+    """The step of the checkpoint; None of an exported model, which has none."""
+    from etils import epath
+
+    from marker_lm.training.checkpoints import load_about
+
+    path = epath.Path(args.workdir)
+    exported = (path / "config.json").exists()
+    return None if exported else load_about(path / "checkpoints", args.step)["step"]
+
+
+def read_prior(args, scorer, rows) -> dict[str, float] | None:
+    """The prior that is divided out; that of the prompts is from rows all over the file."""
+    from marker_lm.decoding import priors
+
+    if args.prior is None:
+        return None
+    if args.prior != "mean":
+        return priors.read_prior(args.prior, args.posterior, scorer.engine.taxonomy)
+    good = [row for _, row in rows if isinstance(row, dict)]
+    chosen = good[:: -(-len(good) // PRIOR_ROWS) or 1]
+    found = one_by_one(lambda some: posteriors(args, scorer, some, answered=False), chosen)
+    found = [one for one in found if not isinstance(one, str)]
+    if not found:
+        raise ValueError(f"--prior=mean: no row of {args.rows} has a posterior.")
+    return priors.mean_posterior(found)
+
+
+def posteriors(args, scorer, rows: list[dict], answered: bool) -> list[dict[str, float]]:
+    """The posterior of each row."""
+    given = [{c: r["markers"][c] for c in args.given if c in r["markers"]} for r in rows]
+    completions = [r["completion"] for r in rows] if answered else None
+    category = args.posterior or args.calibration
+    return scorer.posterior([r["prompt"] for r in rows], category, given, completions)
+
+
+def one_by_one(function, rows: list) -> list:
+    """function(rows), where a row that it can't take (a ValueError) has the reason instead."""
+    try:
+        return function(rows)
+    except ValueError as error:
+        if len(rows) == 1:
+            return [str(error)]
+        half = len(rows) // 2
+        return one_by_one(function, rows[:half]) + one_by_one(function, rows[half:])
+
+
+def score_rows(args, scorer, prior, placed: list[tuple]) -> list[dict]:
+    """The lines of some rows, given as (place, row or why it can't be used)."""
+
+    def scores(rows: list[dict]) -> list[dict]:
+        columns = ([row[name] for row in rows] for name in ("prompt", "completion", "markers"))
+        found = scorer.score(*columns, args.shown)
+        lines = [{"nats": score.nats, "tokens": score.tokens} for score in found]
+        if args.tokens:
+            lines = [
+                line | {"pieces": scorer.describe(score)}
+                for line, score in zip(lines, found, strict=True)
+            ]
+        return lines
+
+    def values(rows: list[dict]) -> list[dict]:
+        true = [true_value(args, scorer, row) for row in rows] if args.calibration else rows
+        found = posteriors(args, scorer, rows, args.given_completion)
+        return [posterior_line(args, prior, p, own) for p, own in zip(found, true, strict=True)]
+
+    good = [row for _, row in placed if isinstance(row, dict)]
+    made = iter(one_by_one(values if args.posterior or args.calibration else scores, good))
+    lines = []
+    for place, row in placed:
+        line = next(made) if isinstance(row, dict) else str(row)
+        about = {k: row[k] for k in ("id", "prompt") if k in row} if isinstance(row, dict) else {}
+        lines.append(about | ({"error": f"{place}: {line}"} if isinstance(line, str) else line))
+    return lines
+
+
+def true_value(args, scorer, row: dict) -> str:
+    """The row's own value of the category; raises ValueError where it has none."""
+    if args.calibration not in row["markers"]:
+        raise ValueError(f"the row has no marker '{args.calibration}' to compare with.")
+    return scorer.engine.taxonomy.check(args.calibration, row["markers"][args.calibration])
+
+
+def posterior_line(args, prior, posterior: dict[str, float], true) -> dict:
+    from marker_lm.decoding.priors import divide_out
+
+    line = {"posterior": posterior}
+    if prior:
+        line["without_prior"] = divide_out(posterior, prior)
+    if args.calibration:
+        best = max(posterior, key=posterior.get)
+        line |= {"true": true, "inferred": best, "probability": posterior[best]}
+    return line
+
+
+def report_calibration(args, job) -> None:
+    """Prints the table of the lines in --out, and writes the page."""
+    from etils import epath
+    from rich.console import Console
+
+    from marker_lm.data.whole_files import write_whole
+    from marker_lm.evaluation import calibration
+
+    lines = [line for line in job.results() if "error" not in line]
+    if not lines:
+        raise ValueError(f"no row of {args.rows} could be compared; see the errors in {args.out}.")
+    found = calibration.calibrate(
+        [line["probability"] for line in lines],
+        [line["inferred"] == line["true"] for line in lines],
+        args.bins,
+        args.equal,
+    )
+    Console().print(calibration.terminal_table(found))
+    print(found.summary())
+    if args.plot:
+        command = shlex.join(["marker-lm", *sys.argv[1:]])
+        title = f"How sure the model is of '{args.calibration}', and how right"
+        write_whole(epath.Path(args.plot), calibration.page(found, title, command).encode())
+        print(f"plot: {args.plot}")

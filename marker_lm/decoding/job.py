@@ -122,6 +122,10 @@ class Job:
             self._file.write(line)
             self._file.flush()
 
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The results in the file, as it stands."""
+        return map(json.loads, self._lines())
+
     def close(self) -> None:
         """Ends the file, in the order of the rows where all have their result."""
         if self.out is None:
@@ -219,7 +223,7 @@ class Job:
 
     def _sort(self) -> None:
         lines = list(self._lines())
-        numbers = [json.loads(line)["row"] for line in lines]
+        numbers = [result["row"] for result in self.results()]
         if self._parts.exists() or numbers != sorted(numbers):
             order = sorted(range(len(lines)), key=numbers.__getitem__)
             write_whole(self.out, b"".join(lines[i] for i in order))

@@ -14,25 +14,28 @@ from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.prompts import Prompt
 
 
-def read_rows(path: epath.PathLike, needed: tuple[str, ...]) -> Iterator[dict]:
+def read_rows(
+    path: epath.PathLike, needed: tuple[str, ...]
+) -> Iterator[tuple[str, dict | RowError]]:
     """Rows of JSONL or Parquet, a file, glob or folder, each with the text fields in `needed`.
 
     A row has "markers", a mapping, and "ban", a list; both are empty where the file has none. A row
     with "messages" that end with what is asked has them as its "prompt".
 
+    Yields:
+      Where a row stands ('FILE:LINE'), and the row, or why it can't be used.
+
     Raises:
       SourceError: there is no such file, or it is empty.
-      RowError: a row that can't be used, with file and line.
     """
     for name, file in find_files(path).items():
         for block in read_blocks(name, file):
             for number, row in block_rows(block):
                 try:
-                    if isinstance(row, RowError):
-                        raise row
-                    yield _check(row, needed)
+                    row = row if isinstance(row, RowError) else _check(row, needed)
                 except RowError as error:
-                    raise RowError(f"{file}:{number}: {error}", error.kind) from None
+                    row = error
+                yield f"{file}:{number}", row
 
 
 def _check(row: Any, needed: tuple[str, ...]) -> dict:
@@ -70,15 +73,15 @@ def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[Promp
       path: JSONL of {"prompt"} or {"messages"}, with "markers" ({category: value} to pin) and
         "ban" ([category]) where a row has them.
       everywhere: holds for all rows; a row's own markers go first.
+
+    Raises RowError for a row that can't be used, with file and line.
     """
-    return [
-        (
-            row["prompt"],
-            dataclasses.replace(
-                everywhere,
-                pinned={**everywhere.pinned, **row["markers"]},
-                banned=everywhere.banned | set(row["ban"]),
-            ),
-        )
-        for row in read_rows(path, ("prompt",))
-    ]
+    prompts = []
+    for place, row in read_rows(path, ("prompt",)):
+        if isinstance(row, RowError):
+            raise RowError(f"{place}: {row}", row.kind)
+        pinned = {**everywhere.pinned, **row["markers"]}
+        banned = everywhere.banned | set(row["ban"])
+        controls = dataclasses.replace(everywhere, pinned=pinned, banned=banned)
+        prompts.append((row["prompt"], controls))
+    return prompts
