@@ -44,7 +44,9 @@ def evaluate_and_report(config, arms, out, atlas=None, seconds=None, rows=None) 
     from marker_lm.evaluation.run import evaluate
 
     benchmark = atlas_benchmark(atlas, config.eval.rows) if atlas else rows_benchmark(config)
-    results = evaluate(benchmark, arms, config, f"{out}/answers")
+    # Of other rows than the Atlas there is no split that settings may be chosen on.
+    dev = atlas_benchmark(atlas, config.eval.rows, ("dev",)) if atlas else None
+    results = evaluate(benchmark, arms, config, f"{out}/answers", dev=dev)
     meta = results["meta"]
     meta["command"] = shlex.join(["marker-lm", *sys.argv[1:]])
     meta["rows"] |= rows or {}

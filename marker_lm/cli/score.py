@@ -9,11 +9,12 @@ too; with --tokens each line has every token as well, with its text, kind and na
 
 With --posterior=CATEGORY each line has the probability of every value given the prompt, or, with
 --given-completion, given the prompt and its answer. --given names the categories of which the row's
-own value is known; the model infers the others. --prior divides out how frequent a value is:
+own value is known; the model infers the others. --prior divides out how frequent a value is, in the
+training rows, in a file, or as the model has it (the mean over the prompts):
 
   marker-lm score --workdir=/tmp/run --rows=dev.jsonl --posterior=lang
   marker-lm score --workdir=/tmp/run --rows=dev.jsonl --posterior=quality --given-completion \\
-      --prior=mean
+      --prior=training
 
 With --calibration=CATEGORY the likeliest value is compared with that of the row: are the ones that
 the model is 90 % sure of right 9 times of 10? A table says so, and --plot=FILE.html draws it.
@@ -24,13 +25,12 @@ A row that can't be scored gets an "error", and the others are done. Killed at a
 command goes on with --out where it was.
 """
 
+import dataclasses
 import shlex
 import sys
 import time
 
 from marker_lm.cli.common import add_workdir
-
-PRIOR_ROWS = 512  # whose posteriors are averaged for --prior=mean
 
 
 def add_arguments(parser) -> None:
@@ -59,9 +59,9 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--prior",
-        metavar="FILE|mean",
-        help="divide it out: JSON of value -> share, the strata of `marker-lm stats`, or the mean "
-        f"posterior of at most {PRIOR_ROWS} of the prompts",
+        metavar="FILE|training|mean",
+        help="divide it out: JSON of value -> share or the strata of `marker-lm stats`, the shares "
+        "in training, or the mean posterior of some hundred of the prompts",
     )
     parser.add_argument("--bins", type=int, default=15, help="of the calibration; default: 15")
     parser.add_argument(
@@ -77,36 +77,48 @@ def run(args) -> None:
     from marker_lm.decoding.job import Job, hash_rows
     from marker_lm.decoding.load import load_engine
     from marker_lm.decoding.rows import read_rows
+    from marker_lm.decoding.score_lines import ScoreLines
     from marker_lm.decoding.scoring import Scorer
     from marker_lm.progress import Progress
 
-    category = args.posterior or args.calibration
-    needs_answer = args.given_completion or not category
-    rows = list(read_rows(args.rows, ("prompt", "completion") if needs_answer else ("prompt",)))
+    category = args.posterior or args.calibration or ""
+    answered = args.given_completion or not category
+    rows = list(read_rows(args.rows, ("prompt", "completion") if answered else ("prompt",)))
     step = find_step(args)
-    scorer = Scorer(load_engine(args.workdir, step)[0])
+    engine = load_engine(args.workdir, step)[0]
+    for name in [*args.shown, *args.given]:
+        engine.taxonomy.category(name)
+    scorer = Scorer(engine)
     if category:
         scorer.check_posterior(category)
-    for name in [*args.shown, *args.given]:
-        scorer.engine.taxonomy.category(name)
-    prior = read_prior(args, scorer, rows)
+    asked = ScoreLines(
+        scorer,
+        category,
+        given=args.given,
+        answered=answered,
+        compare=bool(args.calibration),
+        shown=args.shown,
+        tokens=args.tokens,
+    )
+    prior = read_prior(args, asked, rows)
+    asked = dataclasses.replace(asked, prior=prior)
     options = ("posterior", "calibration", "given", "given_completion", "shown", "tokens")
     settings = {
         "workdir": args.workdir,
         "step": step,
         **{name: getattr(args, name) for name in options},
-        "prior": prior if args.prior != "mean" else "mean",
+        "prior": "mean" if args.prior == "mean" else prior,
         "rows": hash_rows(row for _, row in rows),
     }
-    chunk = 8 * scorer.engine.batch
+    chunk = 8 * engine.batch
     with Job(args.out, settings, len(rows), args.overwrite) as job:
         left, before, began = job.left(), job.done, time.monotonic()
         with Progress("score", len(rows), before) as progress:
             for start in range(0, len(left), chunk):
                 numbers = left[start : start + chunk]
-                scored = score_rows(args, scorer, prior, [rows[n - 1] for n in numbers])
-                for number, result in zip(numbers, scored, strict=True):
-                    job.add(number, result)
+                lines = asked.lines([rows[number - 1] for number in numbers])
+                for number, line in zip(numbers, lines, strict=True):
+                    job.add(number, line)
                 rate = (job.done - before) / max(time.monotonic() - began, 1e-9)
                 progress.update(job.done, f"{rate:.1f} rows/s, {job.errors} errors")
     if args.out:
@@ -145,88 +157,23 @@ def find_step(args) -> int | None:
     return None if exported else load_about(path / "checkpoints", args.step)["step"]
 
 
-def read_prior(args, scorer, rows) -> dict[str, float] | None:
-    """The prior that is divided out; that of the prompts is from rows all over the file."""
+def read_prior(args, asked, rows) -> dict[str, float] | None:
+    """The prior that is divided out, value -> share; None without --prior."""
     from marker_lm.decoding import priors
 
+    engine = asked.scorer.engine
     if args.prior is None:
         return None
-    if args.prior != "mean":
-        return priors.read_prior(args.prior, args.posterior, scorer.engine.taxonomy)
-    good = [row for _, row in rows if isinstance(row, dict)]
-    chosen = good[:: -(-len(good) // PRIOR_ROWS) or 1]
-    found = one_by_one(lambda some: posteriors(args, scorer, some, answered=False), chosen)
-    found = [one for one in found if not isinstance(one, str)]
-    if not found:
-        raise ValueError(f"--prior=mean: no row of {args.rows} has a posterior.")
-    return priors.mean_posterior(found)
-
-
-def posteriors(args, scorer, rows: list[dict], answered: bool) -> list[dict[str, float]]:
-    """The posterior of each row."""
-    given = [{c: r["markers"][c] for c in args.given if c in r["markers"]} for r in rows]
-    completions = [r["completion"] for r in rows] if answered else None
-    category = args.posterior or args.calibration
-    return scorer.posterior([r["prompt"] for r in rows], category, given, completions)
-
-
-def one_by_one(function, rows: list) -> list:
-    """function(rows), where a row that it can't take (a ValueError) has the reason instead."""
-    try:
-        return function(rows)
-    except ValueError as error:
-        if len(rows) == 1:
-            return [str(error)]
-        half = len(rows) // 2
-        return one_by_one(function, rows[:half]) + one_by_one(function, rows[half:])
-
-
-def score_rows(args, scorer, prior, placed: list[tuple]) -> list[dict]:
-    """The lines of some rows, given as (place, row or why it can't be used)."""
-
-    def scores(rows: list[dict]) -> list[dict]:
-        columns = ([row[name] for row in rows] for name in ("prompt", "completion", "markers"))
-        found = scorer.score(*columns, args.shown)
-        lines = [{"nats": score.nats, "tokens": score.tokens} for score in found]
-        if args.tokens:
-            lines = [
-                line | {"pieces": scorer.describe(score)}
-                for line, score in zip(lines, found, strict=True)
-            ]
-        return lines
-
-    def values(rows: list[dict]) -> list[dict]:
-        true = [true_value(args, scorer, row) for row in rows] if args.calibration else rows
-        found = posteriors(args, scorer, rows, args.given_completion)
-        return [posterior_line(args, prior, p, own) for p, own in zip(found, true, strict=True)]
-
-    good = [row for _, row in placed if isinstance(row, dict)]
-    made = iter(one_by_one(values if args.posterior or args.calibration else scores, good))
-    lines = []
-    for place, row in placed:
-        line = next(made) if isinstance(row, dict) else str(row)
-        about = {k: row[k] for k in ("id", "prompt") if k in row} if isinstance(row, dict) else {}
-        lines.append(about | ({"error": f"{place}: {line}"} if isinstance(line, str) else line))
-    return lines
-
-
-def true_value(args, scorer, row: dict) -> str:
-    """The row's own value of the category; raises ValueError where it has none."""
-    if args.calibration not in row["markers"]:
-        raise ValueError(f"the row has no marker '{args.calibration}' to compare with.")
-    return scorer.engine.taxonomy.check(args.calibration, row["markers"][args.calibration])
-
-
-def posterior_line(args, prior, posterior: dict[str, float], true) -> dict:
-    from marker_lm.decoding.priors import divide_out
-
-    line = {"posterior": posterior}
-    if prior:
-        line["without_prior"] = divide_out(posterior, prior)
-    if args.calibration:
-        best = max(posterior, key=posterior.get)
-        line |= {"true": true, "inferred": best, "probability": posterior[best]}
-    return line
+    if args.prior == "mean":
+        return asked.mean_prior(rows)
+    if args.prior != "training":
+        return priors.read_prior(args.prior, args.posterior, engine.taxonomy)
+    if engine.seen is None:
+        raise ValueError(
+            f"{args.workdir} does not say how often training had each value; give --prior=mean, or "
+            "a JSON file of value -> share."
+        )
+    return engine.seen.get(args.posterior, {})
 
 
 def report_calibration(args, job) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.prompts import Prompt
-from marker_lm.decoding.request import Result
+from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 
@@ -102,7 +102,7 @@ def best_of(
             )
         category, value = by
         value = engine.taxonomy.check(category, value)
-        engine.scorer.check_posterior(category)
+        engine.posterior([], category)  # a slip should not wait for the answers
     results = engine.generate([prompt] * n, [controls] * n, sampling)
     if by == TOTAL:
         scores = [r.log_likelihood for r in results]

@@ -1,7 +1,7 @@
 """The Atlas as a benchmark: every answer has an exact key, every lever a program that checks it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from etils import epath
 
@@ -20,15 +20,18 @@ BARS = (
 )
 
 
-def atlas_benchmark(folder: epath.PathLike, most: int) -> Benchmark:
+def atlas_benchmark(
+    folder: epath.PathLike, most: int, splits: Sequence[str] = ("heldout", "unseen")
+) -> Benchmark:
     """The benchmark over the rows that `data.atlas.rows.write` left in `folder`.
 
     Args:
-      folder: with heldout.jsonl, unseen.jsonl and train.jsonl.
+      folder: with train.jsonl and a file of each split.
       most: items a split and stratum.
+      splits: the items' own; 'dev' has rows that settings may be chosen on.
     """
     folder = epath.Path(folder)
-    items = [item for split in ("heldout", "unseen") for item in _items(folder, split)]
+    items = [item for split in splits for item in _items(folder, split)]
     strata = atlas_rows.strata()
     counts: dict[str, int] = {}
     for row in _rows(folder, "train"):

@@ -132,7 +132,28 @@ def untrained_arms(results: dict) -> list[str]:
 def summary(results: dict) -> list[str]:
     """The findings as a list of plain sentences, most important first."""
     lines = _bar_sentences(results) + _effect_sentences(results) + _shuffled_sentences(results)
+    if results.get("guidance"):
+        lines.append(guidance_sentence(results["guidance"]))
     return lines or ["The results hold no bars and no differences between arms."]
+
+
+def guidance_sentence(guidance: dict) -> str:
+    """Whether guidance helps the lever: what was chosen on dev, told of test."""
+    lever, best, row = guidance["lever"], guidance["best"], guidance["difference"]
+    if best == 1:
+        return (
+            f"Guidance does not help “{lever}”, the lever that is obeyed least: no weight was "
+            "better than none on the rows that the weight is chosen on."
+        )
+    effect = {"above zero": "raises", "below zero": "lowers"}.get(
+        sign_of(row), "does not clearly change"
+    )
+    change = f"{number(row['diff'], True, signed=True)} "
+    change += limits(row.get("low"), row.get("high"), True, signed=True)
+    return (
+        f"Guidance with weight {best:g}, the best on other rows, {effect} how often “{lever}” is "
+        f"obeyed, the weakest lever: {change.strip()} on {row['n']} held-out rows."
+    )
 
 
 def main_metric(results: dict) -> str | None:

@@ -153,6 +153,7 @@ SECTIONS = {
     "Quality": page_tables.quality,
     "Differences between arms": page_tables.differences,
     "Control": page_tables.control,
+    "Guidance": page_tables.guidance,
     "Inference": page_tables.inference,
     "Learning curves": _curves,
     "Samples": _samples,

@@ -131,6 +131,33 @@ def control(results: dict) -> Html:
     return join(parts)
 
 
+def guidance(results: dict) -> Html:
+    section = results.get("guidance")
+    if not section:
+        return paragraph("Guidance was not tried in this run.", soft=True)
+    intro = (
+        "One marker is pinned to a value that is not the row's own, and the logits are "
+        "u + w (c - u): c with the marker, u without it; w = 1 is plain. Lever and weight are "
+        "chosen on rows of their own (dev). "
+    )
+    weights = wording.unique(row["weight"] for row in [*section["dev"], *section["test"]])
+    rows = [row | {"split": split} for split in ("dev", "test") for row in section[split]]
+    return join(
+        [
+            paragraph(intro + findings.guidance_sentence(section)),
+            markup.plot(plots.guidance(section)),
+            markup.pivot(
+                ["Rows", *(f"w = {weight:g}" for weight in weights)],
+                rows,
+                lambda row: (row["split"],),
+                lambda row: f"w = {row['weight']:g}",
+                [f"w = {weight:g}" for weight in weights],
+                partial(_with_counts, field="obeyed"),
+            ),
+        ]
+    )
+
+
 def inference(results: dict) -> Html:
     parts, rows = [], results.get("inference", [])
     if rows:

@@ -112,6 +112,39 @@ def train_share(strata: dict) -> go.Figure | None:
     return laid_out(figure, height=300)
 
 
+def guidance(section: dict) -> go.Figure:
+    """Share obeyed over the guidance weight, on the rows it is chosen on and on others."""
+    figure = go.Figure()
+    for i, split in enumerate(("dev", "test")):
+        rows = [row for row in section[split] if row["obeyed"] is not None]
+        reach = {
+            end: [
+                abs((row["obeyed"] if row[end] is None else row[end]) - row["obeyed"])
+                for row in rows
+            ]
+            for end in ("low", "high")
+        }
+        figure.add_scatter(
+            x=[row["weight"] for row in rows],
+            y=[row["obeyed"] for row in rows],
+            error_y={
+                "type": "data",
+                "array": reach["high"],
+                "arrayminus": reach["low"],
+                "width": 4,
+            },
+            mode="lines+markers",
+            line={"color": _colour(i), "dash": ("dot", "solid")[i]},
+            name=split,
+            customdata=[row["n"] for row in rows],
+            hovertemplate="w = %{x}: %{y:.1%} obeyed (n = %{customdata})<extra></extra>",
+        )
+    figure.add_vline(x=section["best"], line={"width": 1, "dash": "dot", "color": "#888"})
+    figure.update_xaxes(title_text="guidance weight w")
+    figure.update_yaxes(title_text=f"{escape(section['lever'])} obeyed", tickformat=".0%")
+    return laid_out(figure, height=320)
+
+
 def heat_map(
     rows: Sequence[str],
     columns: Sequence[str],

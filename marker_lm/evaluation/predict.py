@@ -10,6 +10,7 @@ from etils import epath
 from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.progress import Progress
@@ -41,6 +42,7 @@ def predict(
     path: epath.PathLike,
     title: str,
     version: str,
+    guidance: Guidance | None = None,
 ) -> list[Answer]:
     """One answer an item, in order; read from `path` where it was made before.
 
@@ -54,13 +56,14 @@ def predict(
       path: JSONL file of this arm and setting.
       title: for the progress line.
       version: names the parameters; answers of another version are made again.
+      guidance: of all items; none by default.
     """
     path = epath.Path(path)
     asked = [
         item.prompt + json.dumps(dict(p), sort_keys=True)
         for item, p in zip(items, pins, strict=True)
     ]
-    settings = json.dumps([version, dataclasses.asdict(sampling), asked])
+    settings = json.dumps([version, dataclasses.asdict(sampling), repr(guidance), asked])
     key = hashlib.sha256(settings.encode()).hexdigest()
     if path.exists():
         # Not splitlines: answers may hold other line separators, which JSON leaves as they are.
@@ -74,7 +77,7 @@ def predict(
         for start in range(0, len(order), engine.batch):
             chosen = order[start : start + engine.batch]
             results = engine.generate(
-                [items[i].prompt for i in chosen], [controls[i] for i in chosen], sampling
+                [items[i].prompt for i in chosen], [controls[i] for i in chosen], sampling, guidance
             )
             for i, r in zip(chosen, results, strict=True):
                 answers[i] = Answer(r.text, r.markers, r.probability, r.finished)

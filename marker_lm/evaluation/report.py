@@ -13,6 +13,8 @@ The results are a dictionary. All sections are optional; fields of a row as list
     inference     [arm, category, where, stratum, n, accuracy, low, high, bar]
     asked_got     {category: labels, matrix_asked_x_got, [labels_got]}
     inferred_confusion {category: labels, matrix_true_x_inferred, [labels_got]}
+    guidance      lever, best (weight), dev, test [weight, n, obeyed, low, high],
+                  difference {n, diff, low, high} on test, levers [lever, n, obeyed]
     posterior     n, max_error_of_sum, mean_true_probability {category: p}, [bar]
     strata        rule, category, head [values], tail [values], train_share {value: share}
     samples       [prompt, category, own, rows [value, markers {}, text, ok]]
@@ -45,6 +47,7 @@ REQUIRED = {
     "samples": ("prompt", "category", "own", "rows"),
     "asked_got": ("labels", "matrix_asked_x_got"),
     "inferred_confusion": ("labels", "matrix_true_x_inferred"),
+    "guidance": ("lever", "best", "dev", "test", "difference"),
     "posterior": ("n", "max_error_of_sum"),
     "strata": ("rule", "category"),
 }
@@ -129,7 +132,7 @@ def clean_results(results: Mapping[str, Any]) -> dict[str, Any]:
 def _check(section: str, block: Any, fields: tuple[str, ...]) -> None:
     if isinstance(block, list):
         entries = {f"{section}[{i}]": entry for i, entry in enumerate(block)}
-    elif section in ("posterior", "strata"):
+    elif section in ("guidance", "posterior", "strata"):
         entries = {section: block}
     else:
         entries = {f"{section}[{key!r}]": entry for key, entry in block.items()}

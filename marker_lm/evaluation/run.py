@@ -20,6 +20,8 @@ from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation import tables
 from marker_lm.evaluation.benchmark import Benchmark, Item, moved
+from marker_lm.evaluation.findings import guidance_sentence
+from marker_lm.evaluation.guidance import DEV_ROWS, TEST_ROWS, guidance_curves
 from marker_lm.evaluation.predict import pin_levers, predict
 from marker_lm.evaluation.samples import lever_samples
 from marker_lm.model.params import parameter_count
@@ -35,6 +37,7 @@ def evaluate(
     config: ConfigDict,
     folder: epath.PathLike,
     log: Callable[[str], None] = print,
+    dev: Benchmark | None = None,
 ) -> dict[str, Any]:
     """Decodes, checks and scores; returns the results that evaluation/report.py documents.
 
@@ -48,6 +51,7 @@ def evaluate(
       config: its `eval` and `decode` sections and seed.
       folder: where answers are kept, so that an evaluation goes on where it was stopped.
       log: takes lines for people.
+      dev: rows that settings may be chosen on; with them the weakest lever is tried under guidance.
     """
     folder, began = epath.Path(folder), time.monotonic()
     engines = {arm: _load(arm, workdir, config.decode.batch) for arm, workdir in arms.items()}
@@ -59,7 +63,6 @@ def evaluate(
     settings = {"inferred": [{}] * len(items), "pinned": own, "moved": asked}
     answers: dict[str, dict[str, list]] = {}
     for arm, engine in engines.items():
-        about = load_about(epath.Path(arms[arm]) / "checkpoints")
         marked = ARMS[arm].completion_side
         answers[arm] = {
             setting: _answers(
@@ -71,11 +74,15 @@ def evaluate(
                 sampling,
                 path=folder / f"{arm}.{setting}.jsonl",
                 title=f"decode {arm} {setting}",
-                version=json.dumps([arm, about], sort_keys=True),
+                version=_version(arm, arms[arm]),
             )
             for setting, pins in (settings if marked else {"plain": settings["inferred"]}).items()
         }
     main = engines["markers"]
+    version = _version("markers", arms["markers"])
+    guided = dev and _guidance(main, dev, benchmark, config, folder, version)
+    if guided:
+        log(guidance_sentence(guided))
     log("posteriors ...")
     return {
         "meta": {
@@ -95,12 +102,36 @@ def evaluate(
         "inference": tables.inference(benchmark, answers),
         "asked_got": tables.asked_got(benchmark, answers["markers"]["moved"], own, asked),
         "inferred_confusion": tables.inferred_confusion(benchmark, answers["markers"]["inferred"]),
+        "guidance": guided,
         "posterior": posterior_check(benchmark, main),
         "strata": dict(benchmark.strata),
         "samples": lever_samples(benchmark, main, sampling, config.eval.samples),
         "caveats": list(caveats(arms)),
         "seconds": time.monotonic() - began,
     }
+
+
+def _version(arm: str, workdir: epath.PathLike) -> str:
+    """Names the parameters of an arm."""
+    return json.dumps([arm, load_about(epath.Path(workdir) / "checkpoints")], sort_keys=True)
+
+
+def _guidance(engine: Engine, dev: Benchmark, test: Benchmark, config, folder, version):
+    """The curves of the weakest lever over the guidance weight, on kept answers."""
+
+    def decode(items, pins, guidance, split):
+        [lever] = pins[0]
+        weight = guidance.weight if guidance else 1
+        name = f"guidance.{lever}.{split}.{weight:g}"
+        sizes = [len(item.key) for item in items]
+        where = {"path": folder / f"markers.{name}.jsonl", "title": f"decode {name}"}
+        return predict(
+            engine, items, pins, sizes, sampling, version=version, guidance=guidance, **where
+        )
+
+    sampling = Sampling(max_tokens=config.decode.max_tokens)
+    rows = (min(DEV_ROWS, config.eval.rows), min(TEST_ROWS, config.eval.rows))
+    return guidance_curves(engine, dev, test, decode, config.seed, rows=rows)
 
 
 def _answers(benchmark: Benchmark, engine: Engine, pins, wanted, sampling, **where) -> list:

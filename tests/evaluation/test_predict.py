@@ -21,7 +21,7 @@ class FakeEngine:
     def __init__(self):
         self.batches = []
 
-    def generate(self, prompts, controls, sampling):
+    def generate(self, prompts, controls, sampling, guidance):
         self.batches.append(list(prompts))
         return [
             Result(

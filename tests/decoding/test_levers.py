@@ -1,0 +1,93 @@
+"""Sweeps and the best of several answers, on a random tiny model."""
+
+import dataclasses
+
+import pytest
+
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.levers import best_of, sweep
+from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.scoring import Scorer
+from marker_lm.markers.taxonomy import MarkerError
+from tests.decoding.small import make_engine
+
+SHORT = Sampling(max_tokens=6)
+WARM = dataclasses.replace(SHORT, temperature=1.0, seed=3)
+
+
+def test_a_sweep_pins_every_value():
+    engine = make_engine("compact")
+    controls = Controls({"words": 4, "lang": "Engl"}, frozenset({"score"}), frozenset({"style"}))
+    found = sweep(engine, "Hi.", "lang", controls=controls, sampling=SHORT)
+    assert list(found) == ["English", "Engl", "German"]
+    for value, result in found.items():
+        assert result.markers["lang"] == value and result.markers["words"] == 4
+        assert set(result.pinned) == {"lang", "words"} and "score" not in result.markers
+        alone = dataclasses.replace(controls, pinned={"words": 4, "lang": value})
+        assert engine.generate(["Hi."], [alone], [SHORT]) == [result]
+
+
+def test_a_sweep_frees_the_lever_first():
+    engine = make_engine("compact")
+    for state in (Controls(banned=frozenset({"lang"})), Controls(asked=frozenset({"lang"}))):
+        found = sweep(engine, "Hi.", "lang", controls=state, sampling=SHORT)
+        assert [r.markers["lang"] for r in found.values()] == list(found)
+
+
+def test_a_sweep_over_numbers_needs_them():
+    engine = make_engine("compact")
+    found = sweep(engine, "Hi.", "words", [3, 12], sampling=SHORT)
+    assert [r.markers["words"] for r in found.values()] == [3, 12]
+    with pytest.raises(MarkerError, match="'words' is a number.*give some"):
+        sweep(engine, "Hi.", "words")
+    with pytest.raises(MarkerError, match="unknown category 'lagn'"):
+        sweep(engine, "Hi.", "lagn")
+
+
+def test_all_answers_of_a_sweep_have_the_same_seed():
+    engine = make_engine("compact")
+    found = sweep(engine, "Hi.", "lang", ["German", "English"], sampling=WARM)
+    [again] = engine.generate(["Hi."], [Controls({"lang": "English"})], [WARM])
+    assert found["English"] == again
+
+
+@pytest.mark.parametrize("by", ["likelihood", "total_likelihood", ("lang", "German")])
+def test_best_of(by):
+    engine = make_engine("compact")
+    controls = Controls({"words": 4})
+    found = best_of(engine, "Hi.", 6, by, controls, WARM)
+    scores = [one.score for one in found]
+    assert len(found) == 6 and scores == sorted(scores, reverse=True)
+    assert len({one.result.text for one in found}) > 1
+    assert all(one.result.markers["words"] == 4 for one in found)
+    results = engine.generate(["Hi."] * 6, controls, WARM)
+    assert sorted(map(repr, results)) == sorted(repr(one.result) for one in found)
+    if by == "total_likelihood":
+        assert scores == [one.result.log_likelihood for one in found]
+    elif by == "likelihood":
+        for one in found:
+            read = len(one.result.tokens) + (one.result.reason == "end")
+            assert one.score == pytest.approx(one.result.log_likelihood / read)
+    else:
+        texts, given = [one.result.text for one in found], [{"words": 4}] * 6
+        posteriors = Scorer(engine).posterior(["Hi."] * 6, "lang", given, texts)
+        for one, posterior in zip(found, posteriors, strict=True):
+            assert one.score == pytest.approx(posterior["German"], abs=1e-6)
+    assert [one.result for one in best_of(engine, "Hi.", 6, by, controls, WARM)] == [
+        one.result for one in found
+    ]
+
+
+@pytest.mark.parametrize(
+    "n, by, sentence",
+    [
+        (0, "likelihood", "the best of 0 answers is none"),
+        (2, "beauty", "by='beauty' ranks nothing"),
+        (2, ("lang", "Germn"), "did you mean 'German'"),
+        (2, ("words", 3), "'words' has no posterior"),
+        (2, ("lagn", "x"), "unknown category 'lagn'"),
+    ],
+)
+def test_what_is_refused(n, by, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        best_of(make_engine("compact"), "Hi.", n, by)
