@@ -1,6 +1,7 @@
 """The verb `score`: what its lines hold, bad rows beside good ones, and jobs that are cut off."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -101,12 +102,18 @@ def test_attribution_looks_at_the_answer(score, tmp_path, data):
     assert differ > len(asked) / 2
 
 
-def test_the_prior_is_divided_out(score, tmp_path):
+def test_the_prior_is_divided_out(score, data, tmp_path):
     shares = {"en": 6, "de": 3, "ja": 1}
     (tmp_path / "prior.json").write_text(json.dumps(shares))
     _, lines = score("--posterior=lang", f"--prior={tmp_path / 'prior.json'}")
     for line in lines:
         odds = {v: line["posterior"][v] / shares[v] for v in shares}
+        expected = {v: odds[v] / sum(odds.values()) for v in shares}
+        assert line["without_prior"] == pytest.approx(expected, abs=1e-9)
+    counts = Counter(row["markers"].get("lang") for row in read_jsonl(data / "train.jsonl"))
+    _, lines = score("--posterior=lang", "--prior=training", "--overwrite")
+    for line in lines:
+        odds = {v: line["posterior"][v] / counts[v] for v in shares}
         expected = {v: odds[v] / sum(odds.values()) for v in shares}
         assert line["without_prior"] == pytest.approx(expected, abs=1e-9)
     _, lines = score("--posterior=lang", "--prior=mean", "--overwrite")
