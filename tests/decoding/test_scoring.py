@@ -1,18 +1,30 @@
 """Scores and posteriors against sums over plain forward passes."""
 
+import dataclasses
 import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
 from marker_lm.decoding import shapes
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import TooLongError
+from marker_lm.decoding.engine import Engine, TooLongError
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.markers.taxonomy import MarkerError
-from tests.decoding.small import MAX_LEN, ORDER, TOKENIZER, full_logits, log_softmax, make_engine
+from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import param_shardings
+from tests.decoding.small import (
+    MAX_LEN,
+    ORDER,
+    TOKENIZER,
+    full_logits,
+    log_softmax,
+    make_engine,
+    make_params,
+)
 
 
 @functools.cache
@@ -202,6 +214,23 @@ def test_posterior_equals_brute_force(template, category, given, attribution):
             assert abs(posterior[value] - p) < 1e-5
         assert abs(sum(posterior.values()) - 1) < 1e-5
         assert min(posterior.values()) > 0
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"context": 4, "data": 2}])
+def test_sharded_over_a_mesh(sizes):
+    one, mesh = make_engine("compact"), make_mesh(**sizes)
+    config = dataclasses.replace(one.config, heads=2, kv_heads=2)
+    scores, posteriors = [], []
+    for where in (one.mesh, mesh):
+        params = jax.device_put(make_params(config), param_shardings(config, where))
+        known = one.taxonomy, one.codec, one.layout, TOKENIZER
+        scorer = Scorer(Engine(params, config, *known, where, 4))
+        scores.append(scorer.score(PROMPTS, COMPLETIONS, MARKERS))
+        posteriors.append(scorer.posterior(PROMPTS[:3], "style", KNOWN, COMPLETIONS[:3]))
+    for alone, split in zip(*scores, strict=True):
+        np.testing.assert_allclose(split.token_nats, alone.token_nats, atol=1e-4)
+    for alone, split in zip(*posteriors, strict=True):
+        assert split == pytest.approx(alone, abs=1e-4)
 
 
 def test_posterior_agrees_with_the_probability_of_the_block():
