@@ -13,6 +13,7 @@ VERBS = {
     "plan": "what a run needs on a TPU pod, compiled on a machine without one",
     "train": "fine-tune a model on prepared rows",
     "decode": "answer prompts from a file, with markers as levers",
+    "chat": "talk with a model in the terminal, with markers as levers",
     "score": "log-likelihoods of completions, posteriors over a category's values",
     "evaluate": "measure trained arms on held-out rows",
     "convert": "Hugging Face folders and GGUF files in, trained models out",
