@@ -103,6 +103,10 @@ class Language:
     def annotate(self, examples: Sequence[Example]) -> list[dict[str, Found]]:
         return [self._annotate(example.completion) for example in examples]
 
+    def tag_all(self, examples: Sequence[Example]) -> list[dict[str, Found]]:
+        """As `annotate`, of prompts without a completion: answers are in the prompt's language."""
+        return [self._annotate(example.prompt) for example in examples]
+
     def _annotate(self, completion: str) -> dict[str, Found]:
         text = prose(completion)[: self._settings.characters]
         if count_letters(text, self._settings.letters) < self._settings.letters:

@@ -148,16 +148,22 @@ class LlmAnnotator:
         return self._found(asked, len(examples))
 
     def tag(self, prompt: str) -> dict[str, Found]:
-        """Markers of a prompt that has no completion yet, for pinning them at decode time.
+        """Markers of a prompt that has no completion yet, for pinning them at decode time."""
+        return self.tag_all([Example("", prompt, "", {}, {})])[0]
+
+    def tag_all(self, examples: Sequence[Example]) -> list[dict[str, Found]]:
+        """Markers that the prompts lack, of examples that have no completion yet.
 
         Categories that describe the completion are asked for as those of the best answer (the
-        paper's on-the-fly tagger, appendix C of its first version).
+        paper's on-the-fly tagger, appendix C of its first version). Raises as `annotate` does.
         """
         asked = []
-        for describes, subject in (("prompt", "prompt"), ("completion", "wanted")):
-            about = [c for c in self._categories if c.describes == describes]
-            asked += self._questions(0, about, subject, prompt)
-        return self._found(asked, 1)[0]
+        for place, example in enumerate(examples):
+            lacking = [c for c in self._categories if c.name not in example.markers]
+            for describes, subject in (("prompt", "prompt"), ("completion", "wanted")):
+                about = [c for c in lacking if c.describes == describes]
+                asked += self._questions(place, about, subject, example.prompt)
+        return self._found(asked, len(examples))
 
     def facts(self) -> dict[str, Any]:
         """Counts and cost for a manifest; the cost is that of all in the cache file."""

@@ -98,7 +98,7 @@ def make_steps(
     made: dict[str, Annotator | Learner] = {}
     steps = []
     for place in range(max(map(len, names.values()), default=0)):
-        for name, module in MODULES.items():
+        for name in MODULES:
             wanted = tuple(c for c, asked in names.items() if asked[place : place + 1] == (name,))
             if not wanted:
                 continue
@@ -106,7 +106,7 @@ def make_steps(
                 section = dict(config.get(name, {}))
                 if name in _TOLD_CATEGORIES and not section.get("categories"):
                     section["categories"] = tuple(c for c, asked in names.items() if name in asked)
-                made[name] = _make(name, module, section, taxonomy)
+                made[name] = make_annotator(name, section, taxonomy)
             for category in wanted:
                 if category not in made[name].categories:
                     raise AnnotateError(
@@ -118,11 +118,14 @@ def make_steps(
     return steps
 
 
-def _make(
-    name: str, module: str, section: Mapping[str, Any], taxonomy: Taxonomy
+def make_annotator(
+    name: str, section: Mapping[str, Any], taxonomy: Taxonomy
 ) -> Annotator | Learner:
+    """One annotator from its section of the config. Raises AnnotateError where there is none."""
+    if name not in MODULES:
+        raise AnnotateError(f"{name!r} is no annotator; {mend(name, MODULES)}")
     try:
-        return importlib.import_module(module).make(section, taxonomy)
+        return importlib.import_module(MODULES[name]).make(section, taxonomy)
     except ImportError as error:
         raise AnnotateError(
             f"the annotator '{name}' needs a package that is missing ({error}); "

@@ -36,7 +36,7 @@ def run(args) -> None:
 
     from marker_lm.decoding.chat_session import ChatSession
 
-    engine, config = load(args)
+    engine, config, _ = load(args)
     sampling = read_sampling(args, config.decode)
     session = ChatSession(engine, controls, sampling, guidance)
     console = Console(highlight=False, soft_wrap=True)

@@ -18,19 +18,26 @@ def add_engine(parser) -> None:
 
 
 def load(args):
-    """The Engine of these options, and the config of its run.
+    """The Engine of these options, the config of its run, and the step (None of an exported model).
 
     Raises ValueErrors of one sentence: a checkpoint that is not there or damaged, another taxonomy.
     """
+    from etils import epath
+
     from marker_lm.decoding.load import load_engine
     from marker_lm.markers.taxonomy import load_taxonomy
+    from marker_lm.training.checkpoints import find_sound
 
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots={args.slots} must be 1 or more.")
     taxonomy = load_taxonomy(args.taxonomy) if args.taxonomy else None
-    return load_engine(
-        args.workdir, args.step, taxonomy, args.slots, weights=args.weights, cache=args.cache
+    path = epath.Path(args.workdir)
+    exported = (path / "config.json").exists()
+    step = None if exported else find_sound(path / "checkpoints", args.step, parts=("params",))
+    engine, config = load_engine(
+        path, step, taxonomy, args.slots, weights=args.weights, cache=args.cache
     )
+    return engine, config, step
 
 
 def add_levers(parser) -> None:

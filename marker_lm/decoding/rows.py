@@ -1,6 +1,5 @@
-"""Rows of a file as prompts with controls."""
+"""Rows of a file, with the fields that a command needs."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,6 @@ from marker_lm.data.blocks import block_rows, read_blocks
 from marker_lm.data.chat import ChatError, check_messages
 from marker_lm.data.example import RowError
 from marker_lm.data.sources import find_files
-from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.prompts import Prompt
 
 
 def read_rows(
@@ -64,24 +61,3 @@ def _messages(row: dict) -> list[dict]:
         return check_messages(row["messages"], asked=True)
     except ChatError as error:
         raise RowError(str(error), error.kind) from None
-
-
-def read_prompts(path: epath.PathLike, everywhere: Controls) -> list[tuple[Prompt, Controls]]:
-    """Prompts of a file with their controls.
-
-    Args:
-      path: JSONL of {"prompt"} or {"messages"}, with "markers" ({category: value} to pin) and
-        "ban" ([category]) where a row has them.
-      everywhere: holds for all rows; a row's own markers go first.
-
-    Raises RowError for a row that can't be used, with file and line.
-    """
-    prompts = []
-    for place, row in read_rows(path, ("prompt",)):
-        if isinstance(row, RowError):
-            raise RowError(f"{place}: {row}", row.kind)
-        pinned = {**everywhere.pinned, **row["markers"]}
-        banned = everywhere.banned | set(row["ban"])
-        controls = dataclasses.replace(everywhere, pinned=pinned, banned=banned)
-        prompts.append((row["prompt"], controls))
-    return prompts

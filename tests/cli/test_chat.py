@@ -19,7 +19,15 @@ def chat(call, trained, monkeypatch):
 def test_each_line_is_a_prompt_or_a_command(chat, tmp_path):
     talk = tmp_path / "talk.jsonl"
     lines = ["/set lang=ja", "1: say はい 2 times", "/lang", "", "/set lang=jp", "/ban lang"]
-    lines += ["/ask size", "/levers", "2: say no 2 times", "/sweep size", f"/save {talk}", "/quit", "not read"]
+    lines += [
+        "/ask size",
+        "/levers",
+        "2: say no 2 times",
+        "/sweep size",
+        f"/save {talk}",
+        "/quit",
+        "not read",
+    ]
     result = chat(lines, "--pin=task=Repeat")
     assert result.code == 0 and result.err == ""
     shown = result.out

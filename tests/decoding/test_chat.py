@@ -13,7 +13,7 @@ from marker_lm.data.example import RowError
 from marker_lm.data.parse import parse_row
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
-from marker_lm.decoding.rows import read_prompts
+from marker_lm.decoding.rows import read_rows
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.markers.taxonomy import MarkerError
@@ -157,8 +157,8 @@ def test_messages_need_a_template(engine):
 def test_messages_of_a_file(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"messages": TALK, "markers": {"lang": "German"}}) + "\n")
-    [(prompt, controls)] = read_prompts(path, Controls())
-    assert prompt == TALK and controls.pinned == {"lang": "German"}
+    [row] = read_rows(path, ("prompt",))
+    assert row["prompt"] == TALK and row["markers"] == {"lang": "German"}
     for row, reason in (
         ({"messages": TALK[:2]}, "the last message is an answer"),
         ({"messages": TALK, "prompt": "x"}, "messages and a prompt"),
@@ -166,4 +166,4 @@ def test_messages_of_a_file(tmp_path):
     ):
         path.write_text(json.dumps(row) + "\n")
         with pytest.raises(RowError, match=f"p.jsonl:1: .*{reason}"):
-            read_prompts(path, Controls())
+            list(read_rows(path, ("prompt",)))

@@ -1,0 +1,224 @@
+"""Rows of a file as requests; of a row that can't be used, the reason.
+
+A row is {"prompt"} or {"messages"}, and may have
+  markers: {category: value} to pin
+  ban, ask: [category]
+  sampling: {temperature, top_k, top_p, marker_temperature, max_tokens, seed, stop}
+  guidance: a weight, or {weight, categories: [category], against: {markers, ban, ask}}
+  id: copied to its answer
+What it says goes before what holds for all rows, category by category and setting by setting.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from marker_lm.data.blocks import block_rows, read_blocks
+from marker_lm.data.chat import ChatError, check_messages
+from marker_lm.data.example import RowError, json_type, short
+from marker_lm.data.sources import find_files
+from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.guidance import Guidance
+from marker_lm.decoding.prompts import Prompt
+from marker_lm.decoding.request import Request
+from marker_lm.decoding.sampling import Sampling, row_seed
+from marker_lm.markers.category import MarkerError, mend
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One row of a job.
+
+    Attributes:
+      about: what its line of the output begins with, such as id and prompt.
+      request: None where there is none.
+      error: why; '' where there is one.
+    """
+
+    about: Mapping[str, Any]
+    request: Request | None
+    error: str = ""
+
+    def said(self) -> list:
+        """All that its answer depends on, JSON-able."""
+        request = self.request and json.loads(
+            json.dumps(dataclasses.asdict(self.request), default=sorted)  # sets have no order
+        )
+        return [self.about, request, self.error]
+
+
+def read_requests(path: epath.PathLike, everywhere: Request) -> list[Asked]:
+    """All rows of JSONL or Parquet: a file, a glob or a folder.
+
+    Args:
+      path: of the rows.
+      everywhere: what holds for all rows; its prompt is not looked at. Every row has a seed of its
+        own, from that of `everywhere` and the row's number.
+
+    Raises:
+      SourceError: there is no such file, or it is empty or damaged.
+    """
+    asked: list[Asked] = []
+    for name, file in find_files(path).items():
+        for block in read_blocks(name, file):
+            for number, row in block_rows(block):
+                own = dataclasses.replace(
+                    everywhere.sampling, seed=row_seed(everywhere.sampling.seed, len(asked))
+                )
+                place = f"{file}:{number}"
+                asked.append(_asked(row, dataclasses.replace(everywhere, sampling=own), place))
+    return asked
+
+
+def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
+    """Every row once with each value of a category pinned, and its line says so.
+
+    Raises MarkerError where the model does not write it, or its values are no closed set.
+    """
+    everything = Controls(asked=frozenset({category}))
+    check_controls(everything, engine.taxonomy, engine.layout.completion_side)
+    values = tuple(engine.taxonomy.categories[category].values)
+    if not values:
+        raise MarkerError(
+            f"'{category}' is a number without a closed set of values, so it can't be swept; "
+            "sweep its bucket, or give rows with the numbers."
+        )
+    return [
+        dataclasses.replace(
+            row,
+            about={**row.about, "sweep": {category: value}},
+            request=row.request and pinned_too(row.request, {category: value}),
+        )
+        for row in rows
+        for value in values
+    ]
+
+
+def pinned_too(request: Request, markers: Mapping[str, Any]) -> Request:
+    """The request with these markers pinned, whatever it says about their categories."""
+    controls = request.controls
+    return dataclasses.replace(
+        request,
+        controls=Controls(
+            {**controls.pinned, **markers},
+            controls.banned - set(markers),
+            controls.asked - set(markers),
+        ),
+    )
+
+
+def _asked(row: Any, everywhere: Request, place: str) -> Asked:
+    about: dict[str, Any] = {}
+    try:
+        if isinstance(row, RowError):
+            raise row
+        if not isinstance(row, dict):
+            raise RowError(f"the row is a {json_type(row)}, not an object", "not an object")
+        about = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
+        prompt = _prompt(row)
+        about["prompt"] = prompt
+        return Asked(
+            about,
+            Request(
+                prompt,
+                _controls(row, everywhere.controls),
+                _sampling(row.get("sampling"), everywhere.sampling),
+                _guidance(row.get("guidance"), everywhere.guidance),
+            ),
+        )
+    except RowError as error:
+        return Asked(about, None, f"{place}: {error}")
+
+
+def _prompt(row: Mapping) -> Prompt:
+    prompt, messages = row.get("prompt"), row.get("messages")
+    if messages is None:
+        if not isinstance(prompt, str):
+            raise RowError("the row has no text 'prompt'", "missing field")
+        return prompt
+    if prompt is not None:
+        raise RowError(
+            "the row has messages and a prompt; leave one of the two out", "messages and a prompt"
+        )
+    try:
+        return check_messages(messages, asked=True)
+    except ChatError as error:
+        raise RowError(str(error), error.kind) from None
+
+
+def _controls(row: Mapping, everywhere: Controls) -> Controls:
+    markers = row.get("markers") or {}
+    if not isinstance(markers, dict):
+        raise RowError(f"the markers are {short(markers)}, not an object", "bad markers")
+    banned, asked = (_names(row, key) for key in ("ban", "ask"))
+    said = {*markers, *banned, *asked}
+    return Controls(
+        {c: v for c, v in everywhere.pinned.items() if c not in said} | markers,
+        everywhere.banned - said | banned,
+        everywhere.asked - said | asked,
+    )
+
+
+def _names(row: Mapping, key: str) -> frozenset[str]:
+    names = row.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RowError(f"{key} is {short(names)}, not a list of categories", f"bad {key}")
+    return frozenset(names)
+
+
+_NUMBERS = {
+    "temperature": (int, float),
+    "top_k": int,
+    "top_p": (int, float),
+    "marker_temperature": (int, float),
+    "max_tokens": int,
+    "seed": int,
+}
+
+
+def _sampling(given: Any, everywhere: Sampling) -> Sampling:
+    given = _object(given, "sampling", (*_NUMBERS, "stop"))
+    for key, value in given.items():
+        if key == "stop":
+            texts = [value] if isinstance(value, str) else value
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise RowError(f"sampling.stop is {short(value)}, not a list of texts", "bad stop")
+            given[key] = tuple(texts)
+        elif not isinstance(value, _NUMBERS[key]) or isinstance(value, bool):
+            kind = "an integer" if _NUMBERS[key] is int else "a number"
+            raise RowError(f"sampling.{key} is {short(value)}, not {kind}", "bad sampling")
+    try:
+        return dataclasses.replace(everywhere, **given)
+    except ValueError as error:
+        raise RowError(f"sampling: {error}", "bad sampling") from None
+
+
+def _guidance(given: Any, everywhere: Guidance | None) -> Guidance | None:
+    if given is None:
+        return everywhere
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        given = {"weight": given}
+    given = _object(given, "guidance", ("weight", "categories", "against"))
+    weight, against = given.get("weight"), given.get("against")
+    if not isinstance(weight, int | float) or isinstance(weight, bool):
+        raise RowError(f"guidance.weight is {short(weight)}, not a number", "bad guidance")
+    if against is not None:
+        against = _object(against, "guidance.against", ("markers", "ban", "ask"))
+        against = _controls(against, Controls())
+    try:
+        return Guidance(float(weight), against, _names(given, "categories"))
+    except ValueError as error:
+        raise RowError(f"guidance: {error}", "bad guidance") from None
+
+
+def _object(given: Any, name: str, keys: tuple[str, ...]) -> dict:
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise RowError(f"{name} is {short(given)}, not an object", f"bad {name}")
+    for key in given:
+        if key not in keys:
+            raise RowError(f"{name} has no '{key}'; {mend(key, keys)}", f"bad {name}")
+    return dict(given)
