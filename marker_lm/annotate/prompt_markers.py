@@ -68,9 +68,9 @@ class PromptTagger:
         filled = {category for step in self.steps for category in step.categories}
         self.categories = tuple(c for c in taxonomy.categories if c in filled)
         if not self.categories:
-            asked = annotators if isinstance(annotators, str) else "the config"
+            asked = f"'{annotators}'" if isinstance(annotators, str) else "the config"
             raise AnnotateError(
-                f"of a prompt without a completion, {asked!r} can tell none of the model's levers; "
+                f"of a prompt without a completion, {asked} can tell none of the model's levers; "
                 f"{' '.join(self.notes) or 'choose lang, llm, or one for what describes prompts'}"
             )
 

@@ -1,6 +1,13 @@
 """The verbs from rows to report, in this process, on a tiny run."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +65,157 @@ def test_decode_a_file(call, workdir, tmp_path):
     assert (
         "lang='jp' is not a value of this category; it must be one of 'en', 'de'" in wrong["error"]
     )
+
+
+def test_bad_rows_beside_good_ones(call, workdir, tmp_path):
+    lines = ['{"prompt": "1: say yes"}', "{oops", '{"promt": "x"}', '{"prompt": "x", "markers": 3}']
+    lines += ['{"prompt": "x", "sampling": {"temprature": 1}, "id": "e"}', '{"prompt": "last"}']
+    (tmp_path / "p.jsonl").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "answers.jsonl"
+    result = call("decode", workdir, f"--prompts={tmp_path / 'p.jsonl'}", f"--out={out}")
+    assert result.code == 0 and "2 answers, 4 errors" in result.out
+    rows = read_jsonl(out)
+    assert [row["row"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert "text" in rows[0] and "text" in rows[5]
+    errors = [row["error"].removeprefix(f"{tmp_path}/") for row in rows[1:5]]
+    assert errors[0].startswith("p.jsonl:2: the line is not JSON")
+    assert errors[1] == "p.jsonl:3: the row has no text 'prompt'"
+    assert errors[2] == "p.jsonl:4: the markers are 3, not an object"
+    assert "did you mean 'temperature'" in errors[3] and rows[4]["id"] == "e"
+
+
+def test_settings_of_a_row(call, workdir, tmp_path):
+    """A row's own settings give what the options give to all."""
+    free, short = {"prompt": "1: say yes 2 times"}, {"max_tokens": 3}
+    drawn = {"temperature": 1.0, "top_k": 30, "seed": 11}
+    prompts = write_prompts(
+        tmp_path / "p.jsonl",
+        free,
+        free | {"sampling": short},
+        free | {"sampling": drawn},
+        free | {"ask": ["lang"], "ban": ["task"]},
+        free | {"markers": {"lang": "de"}, "guidance": 2.0},
+    )
+    out = tmp_path / "answers.jsonl"
+    assert call("decode", workdir, prompts, f"--out={out}").code == 0
+    rows = read_jsonl(out)
+
+    def one(*options):
+        found = call("decode", workdir, f"--prompt={free['prompt']}", *options)
+        return json.loads(found.out)
+
+    same = ("text", "markers", "pinned", "reason")
+    for row, options in zip(
+        rows,
+        [
+            [],
+            ["--max-tokens=3"],
+            ["--temperature=1", "--top-k=30", "--seed=11"],
+            ["--ask=lang", "--ban=task"],
+            ["--pin=lang=de", "--guidance=2", "--guide=lang"],
+        ],
+        strict=True,
+    ):
+        alone = one(*options)
+        assert {k: row[k] for k in same} == {k: alone[k] for k in same}
+    assert "lang" in rows[3]["markers"] and "task" not in rows[3]["markers"]
+    stop = rows[0]["text"][2:4]
+    stopped = one(f"--stop={stop}")
+    assert stopped["reason"] == "stop" and stopped["text"] == rows[0]["text"].split(stop)[0]
+
+
+def test_a_sweep_of_every_prompt(call, workdir, tmp_path):
+    prompts = write_prompts(tmp_path / "p.jsonl", {"prompt": "a", "id": 1}, {"prompt": ""})
+    out = tmp_path / "answers.jsonl"
+    result = call("decode", workdir, prompts, f"--out={out}", "--sweep=lang", "--max-tokens=4")
+    assert "3 answers, 3 errors" in result.out
+    rows = read_jsonl(out)
+    assert [row["sweep"]["lang"] for row in rows] == ["en", "de", "ja", "en", "de", "ja"]
+    assert [row["markers"]["lang"] for row in rows[:3]] == ["en", "de", "ja"]
+    message = one_sentence(call("decode", workdir, prompts, "--sweep=words"))
+    assert "'words' is a number without a closed set" in message
+
+
+def test_markers_of_an_annotator_are_pinned(call, workdir, tmp_path):
+    german = "Bitte sage zweimal das Wort Haus."
+    prompts = write_prompts(
+        tmp_path / "p.jsonl",
+        {"prompt": german},
+        {"prompt": german, "markers": {"lang": "en"}},
+        {"prompt": german, "ban": ["lang"]},
+        {"prompt": "7"},
+    )
+    out = tmp_path / "answers.jsonl"
+    options = [prompts, f"--out={out}", "--max-tokens=4"]
+    result = call("decode", workdir, *options, "--annotate=lang")
+    assert result.code == 0 and "annotated: lang\n" in result.err
+    found, own, banned, unsure = read_jsonl(out)
+    assert found["markers"]["lang"] == "de" and found["pinned"] == ["lang"]
+    assert found["marker_info"]["lang"]["origin"] == "lang"
+    assert 0.5 < found["marker_info"]["lang"]["confidence"] <= 1
+    assert own["markers"]["lang"] == "en" and own["marker_info"] == {}
+    assert "lang" not in banned["markers"] and unsure["pinned"] == []
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from configs import annotate\n\n\ndef get_config(arg=''):\n"
+        "    c = annotate.get_config(arg).unlock()\n"
+        "    c.annotators.update(lang='lang', task=(), words=())\n    return c.lock()\n"
+    )
+    again = call("decode", workdir, *options, f"--annotate={config}", "--overwrite")
+    assert again.code == 0 and read_jsonl(out)[0] == found
+    message = one_sentence(call("decode", workdir, *options, "--annotate=lagn", "--overwrite"))
+    assert "'lagn' is no annotator; did you mean 'lang'" in message
+
+
+def test_a_dry_run_answers_nothing(call, workdir, tmp_path):
+    prompts = write_prompts(
+        tmp_path / "p.jsonl",
+        {"prompt": "fine"},
+        {"prompt": ""},
+        {"prompt": "x", "markers": {"lang": "jp"}},
+        {"prompt": "x", "ban": 3},
+    )
+    out = tmp_path / "answers.jsonl"
+    result = call("decode", workdir, prompts, f"--out={out}", "--dry-run")
+    assert result.code == 0 and not out.exists()
+    *refused, count = result.out.splitlines()
+    assert refused[0] == "row 2: the prompt is empty."
+    assert "row 3: lang='jp' is not a value" in refused[1]
+    assert "p.jsonl:4: ban is 3, not a list" in refused[2]
+    assert count == "4 rows, 3 of them refused"
+
+
+def test_a_killed_job_goes_on(call, workdir, tmp_path):
+    rows = [{"prompt": f"{n}: say yes", "sampling": {"temperature": 1.0}} for n in range(80)]
+    prompts = write_prompts(tmp_path / "p.jsonl", *rows, {"prompt": ""})
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    assert call("decode", workdir, prompts, f"--out={whole}").code == 0
+    command = [sys.executable, "-m", "marker_lm", "decode", workdir, prompts, f"--out={out}"]
+    process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[2])
+    while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") > 4):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = out.read_bytes().count(b"\n")
+    assert 4 < before < len(rows), "it was killed midway"
+    result = call("decode", workdir, prompts, f"--out={out}")
+    assert result.code == 0 and result.out.strip() == f"80 answers, 1 errors: {out}"
+    assert f"/{len(rows) + 1} " in result.err
+    found, expected = read_jsonl(out), read_jsonl(whole)
+    assert [row["row"] for row in found] == list(range(1, 82))
+    assert [row.get("text") for row in found] == [row.get("text") for row in expected]
+    other = one_sentence(call("decode", workdir, prompts, f"--out={out}", "--seed=1"))
+    assert "was written with other settings" in other and "--overwrite" in other
+
+
+def test_a_damaged_checkpoint_is_one_sentence(call, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained.workdir, run)
+    files = [f for f in (run / "checkpoints").rglob("params/**/*") if f.is_file()]
+    largest = max(files, key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-10])
+    message = one_sentence(call("decode", f"--workdir={run}", "--prompt=x"))
+    assert "is damaged" in message and "put the files back" in message
 
 
 def test_decode_one_prompt_to_the_terminal(call, workdir):
