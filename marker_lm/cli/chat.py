@@ -85,28 +85,29 @@ def _show(console, event) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from marker_lm.decoding import chat_session
+    from marker_lm.decoding import chat_events
+    from marker_lm.decoding.chat_session import show
 
     match event:
-        case chat_session.Piece(text):
+        case chat_events.Piece(text):
             console.print(_visible(text), end="", markup=False)
             console.file.flush()
-        case chat_session.Answered(result, value):
+        case chat_events.Answered(result, value):
             if value is None:
                 console.print()
             else:
                 console.print(Text(value, "bold"))
                 console.print(_visible(result.text), markup=False)
             console.print(_markers(result))
-        case chat_session.Levers(levers):
+        case chat_events.Levers(levers):
             table = Table("lever", "state", "pinned to", "takes")
             for lever in levers:
                 style = "" if lever.state == "free" else "bold"
-                value = "" if lever.value is None else chat_session.show(lever.value)
+                value = "" if lever.value is None else show(lever.value)
                 cells = (lever.category, lever.state, value, lever.takes)
                 table.add_row(*(Text(cell) for cell in cells), style=style)
             console.print(table, soft_wrap=False)
-        case chat_session.Said(text):
+        case chat_events.Said(text):
             _say(console, text)
 
 

@@ -57,7 +57,6 @@ def run(args) -> None:
     from marker_lm.cli.tagging import tagging
     from marker_lm.data.sources import find_files
     from marker_lm.decoding.answering import answer_rows
-    from marker_lm.decoding.controls import check_controls
     from marker_lm.decoding.job import Job, hash_rows
     from marker_lm.decoding.request import Request
     from marker_lm.decoding.requests import Asked, read_requests, sweep
@@ -65,7 +64,7 @@ def run(args) -> None:
     if args.prompts:
         find_files(args.prompts)  # a slip there should not wait for the parameters either
     engine, config, step = load(args)
-    check_controls(controls, engine.taxonomy, engine.layout.completion_side)
+    engine.check(controls)
     sampling = read_sampling(args, config.decode)
     everywhere = Request(args.prompt or "", controls, sampling, guidance)
     if args.prompts:
@@ -90,7 +89,12 @@ def run(args) -> None:
 def _dry_run(engine, rows) -> None:
     refused = 0
     for number, row in enumerate(rows, 1):
-        reason = row.error or engine.refusal(row.request)
+        reason = row.error
+        try:
+            if row.request:
+                engine.answer(number, row.request)
+        except ValueError as error:
+            reason = str(error)
         if reason:
             refused += 1
             print(f"row {number}: {reason}")

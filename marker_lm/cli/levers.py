@@ -34,14 +34,13 @@ def load(args):
     path = epath.Path(args.workdir)
     exported = (path / "config.json").exists()
     step = None if exported else find_sound(path / "checkpoints", args.step, parts=("params",))
-    engine, config = load_engine(
-        path, step, taxonomy, args.slots, weights=args.weights, cache=args.cache
-    )
+    economy = {name: getattr(args, name) for name in ("weights", "cache") if getattr(args, name)}
+    engine, config = load_engine(path, step, taxonomy, args.slots, **economy)
     return engine, config, step
 
 
 def add_levers(parser) -> None:
-    """Adds --pin, --ban, --ask, --guidance and --guide."""
+    """Adds --pin, --ban, --ask, --allow-unseen, --guidance and --guide."""
     parser.add_argument(
         "--pin",
         action="append",
@@ -54,6 +53,9 @@ def add_levers(parser) -> None:
     )
     parser.add_argument(
         "--ask", action="append", default=[], metavar="CATEGORY", help="must be written, any value"
+    )
+    parser.add_argument(
+        "--allow-unseen", action="store_true", help="pin values too that no training row had"
     )
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="strengthens what is pinned; 1 is plain"
@@ -74,7 +76,7 @@ def read_controls(args):
         category, value = pin.split("=", 1)
         pins.setdefault(category, []).append(value)
     pinned = {c: values if len(values) > 1 else values[0] for c, values in pins.items()}
-    return Controls(pinned, frozenset(args.ban), frozenset(args.ask))
+    return Controls(pinned, frozenset(args.ban), frozenset(args.ask), args.allow_unseen)
 
 
 def read_guidance(args):

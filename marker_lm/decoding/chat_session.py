@@ -12,7 +12,8 @@ from typing import Any
 
 from etils import epath
 
-from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.chat_events import Answered, Event, Lever, Levers, Piece, Said
+from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.sampling import Sampling
@@ -44,49 +45,6 @@ class LineError(ValueError):
     """A line that can't be followed; one sentence."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Said:
-    """The session's own words."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """A piece of an answer, as it is made."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """An answer has ended; `value` is that of a sweep, which gives no pieces."""
-
-    result: Any
-    value: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Lever:
-    """A category, its state ('free', 'pinned', 'banned' or 'asked'), the pinned value, and what it
-    takes."""
-
-    category: str
-    state: str
-    value: Any
-    takes: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Levers:
-    """All of them."""
-
-    levers: tuple[Lever, ...]
-
-
-Event = Said | Piece | Answered | Levers
-
-
 class ChatSession:
     """The state of a session.
 
@@ -109,7 +67,7 @@ class ChatSession:
     ):
         self.engine, self.guidance = engine, guidance
         self.sampling = sampling or Sampling()
-        self.controls = self._checked(controls or Controls())
+        self.controls = engine.check(controls or Controls())
         self.open = True
         self.lines: list[dict] = []
         self._messages: list[dict] = []
@@ -157,9 +115,6 @@ class ChatSession:
     def _values(self, category: str) -> tuple[str, ...]:
         return tuple(self.engine.taxonomy.categories[category].values)
 
-    def _checked(self, controls: Controls) -> Controls:
-        return check_controls(controls, self.engine.taxonomy, self.names)
-
     def _request(self, text: str, controls: Controls) -> Request:
         prompt: Any = text
         if self.engine.chat is not None:
@@ -194,7 +149,7 @@ class ChatSession:
     def _sweep(self, rest: str) -> Iterator[Event]:
         category, _, text = rest.partition(" ")
         text = text.strip() or self._last
-        self._checked(Controls(asked=frozenset({category})))
+        check_lever(category, self.names)
         if not self._values(category):
             closed = [name for name in self.names if self._values(name)]
             raise LineError(
@@ -219,16 +174,9 @@ class ChatSession:
                 shown += 1
 
     def _pinned(self, category: str, value: Any) -> Controls:
-        controls = self._without(category)
+        controls = self.controls.without({category})
         pinned = {**controls.pinned, category: value}
-        return self._checked(dataclasses.replace(controls, pinned=pinned))
-
-    def _without(self, category: str) -> Controls:
-        return Controls(
-            {c: v for c, v in self.controls.pinned.items() if c != category},
-            self.controls.banned - {category},
-            self.controls.asked - {category},
-        )
+        return self.engine.check(dataclasses.replace(controls, pinned=pinned))
 
     def _set(self, rest: str) -> Iterator[Event]:
         category, equals, value = (part.strip() for part in rest.partition("="))
@@ -241,29 +189,30 @@ class ChatSession:
 
     def _free(self, rest: str) -> Iterator[Event]:
         if not rest:
-            self.controls = Controls()
+            self.controls = self.controls.without(self.names)
             yield Said("all levers are free")
             return
-        self._checked(Controls(asked=frozenset({rest})))
-        self.controls = self._without(rest)
+        check_lever(rest, self.names)
+        self.controls = self.controls.without({rest})
         yield Said(f"{rest} is free")
 
     def _ban(self, rest: str) -> Iterator[Event]:
-        self._checked(Controls(banned=frozenset({rest})))
-        without = self._without(rest)
+        check_lever(rest, self.names)
+        without = self.controls.without({rest})
         self.controls = dataclasses.replace(without, banned=without.banned | {rest})
         yield Said(f"{rest} is banned")
 
     def _ask(self, rest: str) -> Iterator[Event]:
-        self._checked(Controls(asked=frozenset({rest})))
-        without = self._without(rest)
+        check_lever(rest, self.names)
+        without = self.controls.without({rest})
         self.controls = dataclasses.replace(without, asked=without.asked | {rest})
         yield Said(f"{rest} is asked for")
 
     def _guide(self, rest: str) -> Iterator[Event]:
         weight, *categories = rest.split() or [""]
         number = _number(weight, float, "guide", "2.0")
-        self._checked(Controls(asked=frozenset(categories)))
+        for category in categories:
+            check_lever(category, self.names)
         self.guidance = Guidance(number, categories=frozenset(categories)) if number != 1 else None
         what = ", ".join(categories) or "what is pinned"
         yield Said(f"{what} is guided with weight {number:g}" if number != 1 else "no guidance")

@@ -26,6 +26,15 @@ class Controls:
     asked: frozenset[str] = frozenset()
     allow_unseen: bool = False
 
+    def without(self, categories: Collection[str]) -> "Controls":
+        """The same with these categories free."""
+        return dataclasses.replace(
+            self,
+            pinned={c: value for c, value in self.pinned.items() if c not in categories},
+            banned=self.banned - set(categories),
+            asked=self.asked - set(categories),
+        )
+
 
 def check_controls(controls: Controls, taxonomy, categories: Collection[str]) -> Controls:
     """`controls` with canonical values.

@@ -20,7 +20,7 @@ from marker_lm.data.blocks import block_rows, read_blocks
 from marker_lm.data.chat import ChatError, check_messages
 from marker_lm.data.example import RowError, json_type, short
 from marker_lm.data.sources import find_files
-from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.request import Request
@@ -78,8 +78,7 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
 
     Raises MarkerError where the model does not write it, or its values are no closed set.
     """
-    everything = Controls(asked=frozenset({category}))
-    check_controls(everything, engine.taxonomy, engine.layout.completion_side)
+    check_lever(category, engine.layout.completion_side)
     values = tuple(engine.taxonomy.categories[category].values)
     if not values:
         raise MarkerError(
@@ -99,15 +98,9 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
 
 def pinned_too(request: Request, markers: Mapping[str, Any]) -> Request:
     """The request with these markers pinned, whatever it says about their categories."""
-    controls = request.controls
-    return dataclasses.replace(
-        request,
-        controls=Controls(
-            {**controls.pinned, **markers},
-            controls.banned - set(markers),
-            controls.asked - set(markers),
-        ),
-    )
+    others = request.controls.without(markers)
+    controls = dataclasses.replace(others, pinned={**others.pinned, **markers})
+    return dataclasses.replace(request, controls=controls)
 
 
 def _asked(row: Any, everywhere: Request, place: str) -> Asked:
@@ -126,7 +119,9 @@ def _asked(row: Any, everywhere: Request, place: str) -> Asked:
                 prompt,
                 _controls(row, everywhere.controls),
                 _sampling(row.get("sampling"), everywhere.sampling),
-                _guidance(row.get("guidance"), everywhere.guidance),
+                _guidance(
+                    row.get("guidance"), everywhere.guidance, everywhere.controls.allow_unseen
+                ),
             ),
         )
     except RowError as error:
@@ -154,11 +149,12 @@ def _controls(row: Mapping, everywhere: Controls) -> Controls:
     if not isinstance(markers, dict):
         raise RowError(f"the markers are {short(markers)}, not an object", "bad markers")
     banned, asked = (_names(row, key) for key in ("ban", "ask"))
-    said = {*markers, *banned, *asked}
-    return Controls(
-        {c: v for c, v in everywhere.pinned.items() if c not in said} | markers,
-        everywhere.banned - said | banned,
-        everywhere.asked - said | asked,
+    others = everywhere.without({*markers, *banned, *asked})
+    return dataclasses.replace(
+        others,
+        pinned={**others.pinned, **markers},
+        banned=others.banned | banned,
+        asked=others.asked | asked,
     )
 
 
@@ -196,7 +192,7 @@ def _sampling(given: Any, everywhere: Sampling) -> Sampling:
         raise RowError(f"sampling: {error}", "bad sampling") from None
 
 
-def _guidance(given: Any, everywhere: Guidance | None) -> Guidance | None:
+def _guidance(given: Any, everywhere: Guidance | None, allow_unseen: bool) -> Guidance | None:
     if given is None:
         return everywhere
     if isinstance(given, int | float) and not isinstance(given, bool):
@@ -207,7 +203,7 @@ def _guidance(given: Any, everywhere: Guidance | None) -> Guidance | None:
         raise RowError(f"guidance.weight is {short(weight)}, not a number", "bad guidance")
     if against is not None:
         against = _object(against, "guidance.against", ("markers", "ban", "ask"))
-        against = _controls(against, Controls())
+        against = _controls(against, Controls(allow_unseen=allow_unseen))
     try:
         return Guidance(float(weight), against, _names(given, "categories"))
     except ValueError as error:

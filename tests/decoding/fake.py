@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 
-from marker_lm.decoding.controls import check_controls
-from marker_lm.decoding.engine import Result
-from marker_lm.decoding.request import Request, Update
+from marker_lm.decoding.controls import Controls, check_controls
+from marker_lm.decoding.request import Request
+from marker_lm.decoding.result import Result, Update
 from tests.decoding.small import make_layout, make_taxonomy
 
 
@@ -23,6 +23,9 @@ class FakeEngine:
         self.chat = SimpleNamespace(plain=_plain) if conversations else None
         self.requests: list[Request] = []
         self.interrupt: int | None = None
+
+    def check(self, controls: Controls) -> Controls:
+        return check_controls(controls, self.taxonomy, self.layout.completion_side)
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Update]:
         for number, request in enumerate(requests):
@@ -46,7 +49,7 @@ class FakeEngine:
 
     def _answer(self, request: Request) -> Result | str:
         names = self.layout.completion_side
-        pinned = check_controls(request.controls, self.taxonomy, names).pinned
+        pinned = self.check(request.controls).pinned
         prompt = request.prompt
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         if text == "refuse":

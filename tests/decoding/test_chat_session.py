@@ -2,14 +2,8 @@
 
 import pytest
 
-from marker_lm.decoding.chat_session import (
-    COMMANDS,
-    Answered,
-    ChatSession,
-    Levers,
-    Piece,
-    Said,
-)
+from marker_lm.decoding.chat_events import Answered, Levers, Piece, Said
+from marker_lm.decoding.chat_session import COMMANDS, ChatSession
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
