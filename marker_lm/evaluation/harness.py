@@ -52,16 +52,12 @@ class MarkerLM(LM):
         max_gen_toks: int = 256,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
-        device: str | None = None,
+        device: str | None = None,  # the harness always names one; JAX takes what is there
     ):
         super().__init__()
-        if device is not None:
-            raise ValueError(
-                f"--device={device}: JAX takes the accelerator that is there; leave it out, or set "
-                "JAX_PLATFORMS=cpu."
-            )
         slots = int(batch_size) if str(batch_size).isdigit() else max_batch_size
-        engine, _ = load_engine(checkpoint, step, slots=slots, weights=weights, cache=cache)
+        economy = {k: v for k, v in {"weights": weights, "cache": cache}.items() if v}
+        engine, _ = load_engine(checkpoint, step, slots=slots, **economy)
         self.model = HarnessModel(engine, read_markers(markers))
         self.max_gen_toks = max_gen_toks
 
