@@ -19,7 +19,7 @@ def tagging(annotate: str | None, engine) -> Iterator:
         yield None
         return
     from marker_lm.annotate.prompt_markers import PromptTagger
-    from marker_lm.decoding.requests import pinned_too
+    from marker_lm.decoding.levers import pinned_too
 
     is_config = annotate.split(":", 1)[0].endswith(".py")
     annotators = load_config(annotate, []).to_dict() if is_config else annotate

@@ -15,6 +15,7 @@ from etils import epath
 from marker_lm.decoding.chat_events import Answered, Event, Lever, Levers, Piece, Said
 from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.guidance import Guidance
+from marker_lm.decoding.levers import pinned_too, sweep_values
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.category import mend
@@ -120,8 +121,7 @@ class ChatSession:
         if self.engine.chat is not None:
             before = self._messages or self.engine.chat.plain(text)[:-1]
             prompt = [*before, {"role": "user", "content": text}]
-        guidance = self.guidance if controls.pinned else None
-        return Request(prompt, controls, self.sampling, guidance)
+        return Request(prompt, controls, self.sampling, self.guidance)
 
     def _answer(self, text: str) -> Iterator[Event]:
         request = self._request(text, self.controls)
@@ -149,17 +149,11 @@ class ChatSession:
     def _sweep(self, rest: str) -> Iterator[Event]:
         category, _, text = rest.partition(" ")
         text = text.strip() or self._last
-        check_lever(category, self.names)
-        if not self._values(category):
-            closed = [name for name in self.names if self._values(name)]
-            raise LineError(
-                f"'{category}' is a number without a closed set of values; sweep one of "
-                f"{', '.join(closed) or 'none: it has none'}."
-            )
+        values = sweep_values(self.engine, category)
         if text is None:
             raise LineError(f"there is no prompt yet; write /sweep {category} PROMPT.")
-        values = self._values(category)
-        requests = [self._request(text, self._pinned(category, value)) for value in values]
+        request = self._request(text, self.controls)
+        requests = [pinned_too(request, {category: value}) for value in values]
         ended: dict[int, Any] = {}
         shown = 0
         for number, result in self.engine.run(requests):

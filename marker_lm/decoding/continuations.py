@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marker_lm.decoding.shapes import bucket, loss_blocks, rows_for
+from marker_lm.decoding.shapes import bucket, rows_for
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.likelihood import weighted_nll
 from marker_lm.model.transformer import Transformer, head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
@@ -23,12 +22,14 @@ class Continuations:
     Args:
       params, config, mesh: the model.
       rows: most heads that are read together, and most tails after them.
+      size: ids from here on are reserved for markers, and are never written as text.
     """
 
-    def __init__(self, params, config: ModelConfig, mesh, rows: int):
+    def __init__(self, params, config: ModelConfig, mesh, rows: int, size: int):
         self.params, self.config, self.mesh, self.rows = params, config, mesh, rows
         self._read = jax.jit(functools.partial(_read, config), static_argnums=3)
-        self._go_on = jax.jit(functools.partial(_go_on, config))
+        self._go_on = jax.jit(functools.partial(_go_on, config, size))
+        self._likeliest = jax.jit(functools.partial(_likeliest, size))
 
     def token_nats(
         self, heads: Sequence[Ids], tails: Sequence[Sequence[Ids]]
@@ -42,18 +43,26 @@ class Continuations:
         Returns:
           float32 [n] for each tail of n ids.
         """
-        out: list[list[np.ndarray]] = [[] for _ in heads]
+        return [[nats for nats, _ in own] for own in self.follow(heads, tails)]
+
+    def follow(
+        self, heads: Sequence[Ids], tails: Sequence[Sequence[Ids]]
+    ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """As `token_nats`, with bool [n]: whether the token is the likeliest of text there."""
+        out: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in heads]
         order = sorted(range(len(heads)), key=lambda i: len(heads[i]))
         for start in range(0, len(order), self.rows):
             chosen = order[start : start + self.rows]
             pairs = [(b, tail) for b, i in enumerate(chosen) for tail in tails[i]]
             found = self._together([heads[i] for i in chosen], pairs)
-            for (b, _), nats in zip(pairs, found, strict=True):
-                out[chosen[b]].append(nats)
+            for (b, _), one in zip(pairs, found, strict=True):
+                out[chosen[b]].append(one)
         return out
 
-    def _together(self, heads: list[Ids], pairs: list[tuple[int, Ids]]) -> Iterator[np.ndarray]:
-        """The nats of tails, each given with the number of its head."""
+    def _together(
+        self, heads: list[Ids], pairs: list[tuple[int, Ids]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`follow` of tails, each given with the number of its head."""
         B = rows_for(len(heads), self.rows, self.mesh)
         longest = max(len(tail) for _, tail in pairs)
         T = bucket(longest - 1, 8) if longest > 1 else 0
@@ -64,16 +73,20 @@ class Continuations:
                 chosen = pairs[start : start + B]
                 filled = chosen + chosen[:1] * (B - len(chosen))
                 head_B = np.asarray([head for head, _ in filled])
-                nats_BxT = -log_p_BxV[head_B, np.asarray([tail[0] for _, tail in filled])][:, None]
+                first_B = np.asarray([tail[0] for _, tail in filled])
+                found = [x[:, None] for x in self._likeliest(log_p_BxV[head_B], first_B)]
                 if T:
                     tokens_BxT, real_BxT = _pad([tail[:-1] for _, tail in filled], B, T)
                     targets_BxT, _ = _pad([tail[1:] for _, tail in filled], B, T)
                     rest = self._go_on(
                         self.params, cache, head_B, tokens_BxT, targets_BxT, real_BxT
                     )
-                    nats_BxT = jnp.concatenate([nats_BxT, rest], axis=1)
-                for (_, tail), nats in zip(chosen, np.asarray(nats_BxT), strict=False):
-                    yield nats[: len(tail)]
+                    found = [
+                        jnp.concatenate(both, axis=1) for both in zip(found, rest, strict=True)
+                    ]
+                nats_BxT, likeliest_BxT = map(np.asarray, found)
+                for row, (_, tail) in enumerate(chosen):
+                    yield nats_BxT[row, : len(tail)], likeliest_BxT[row, : len(tail)]
 
 
 def _pad(rows: Sequence[Ids], B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,15 +115,25 @@ def _read(config: ModelConfig, params, tokens_BxL, real_BxL, room: int):
     return jax.nn.log_softmax(logits_BxV), cache
 
 
-def _go_on(config: ModelConfig, params, cache, head_B, tokens_BxT, targets_BxT, real_BxT):
-    """Nats [B, T] of the targets after the head of each row and its tokens up to there."""
+def _go_on(config: ModelConfig, size, params, cache, head_B, tokens_BxT, targets_BxT, real_BxT):
+    """`_likeliest` [B, T] of the targets after the head of each row and its tokens up to there."""
     hidden_BxTxD, _ = _extend(config, params, cache.take(head_B), tokens_BxT, real_BxT)
-    blocks = loss_blocks(config.vocab, *tokens_BxT.shape)
-    unweighted_BxT = jnp.zeros(real_BxT.shape)
-    head = head_table(params, config)
-    return weighted_nll(head, config, hidden_BxTxD, targets_BxT, unweighted_BxT, real_BxT, blocks)[
-        1
-    ]
+    table = head_table(params, config)
+
+    def step(both):  # one position at a time, so that all logits never exist at once
+        hidden_BxD, target_B = both
+        return _likeliest(size, head_logits(table, config, hidden_BxD), target_B)
+
+    found = jax.lax.map(step, (hidden_BxTxD.swapaxes(0, 1), targets_BxT.T))
+    return [x_TxB.T for x_TxB in found]
+
+
+def _likeliest(size: int, logits_BxV, target_B):
+    """Nats of the targets, float32 [B], and whether each is the likeliest id below `size`."""
+    log_p_BxV = jax.nn.log_softmax(logits_BxV)
+    nats_B = -jnp.take_along_axis(log_p_BxV, target_B[:, None], axis=1)[:, 0]
+    text_V = jnp.arange(logits_BxV.shape[-1]) < size
+    return nats_B, jnp.argmax(jnp.where(text_V, logits_BxV, -jnp.inf), axis=-1) == target_B
 
 
 def _extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):

@@ -1,12 +1,13 @@
 """One prompt answered several times: with every value of a category, or to keep the best answer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.prompts import Prompt
+from marker_lm.decoding.request import Request
 from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
@@ -36,26 +37,30 @@ def sweep(
     Raises:
       MarkerError: a control or value that the model doesn't have; no values of a number.
     """
-    known = engine.taxonomy.category(category)
-    if values is None and not known.is_closed:
+    values = list(sweep_values(engine, category) if values is None else values)
+    request = Request(prompt, controls or Controls(), sampling or Sampling())
+    moved = [pinned_too(request, {category: value}).controls for value in values]
+    n = len(values)
+    results = engine.generate([prompt] * n, moved, [request.sampling] * n)
+    return dict(zip(values, results, strict=True))
+
+
+def sweep_values(engine: Engine, category: str) -> tuple[str, ...]:
+    """All values of a closed category that the model writes; else MarkerError."""
+    check_lever(category, engine.layout.completion_side)
+    known = engine.taxonomy.categories[category]
+    if not known.is_closed:
         raise MarkerError(
             f"'{category}' is a number, so its values can't all be tried; give some of them."
         )
-    values = list(known.values if values is None else values)
-    controls, sampling = controls or Controls(), sampling or Sampling()
-    others = {c: value for c, value in controls.pinned.items() if c != category}
-    moved = [
-        dataclasses.replace(
-            controls,
-            pinned=others | {category: value},
-            banned=controls.banned - {category},
-            asked=controls.asked - {category},
-        )
-        for value in values
-    ]
-    n = len(values)
-    results = engine.generate([prompt] * n, moved, [sampling] * n)
-    return dict(zip(values, results, strict=True))
+    return tuple(known.values)
+
+
+def pinned_too(request: Request, markers: Mapping[str, Any]) -> Request:
+    """The request with these markers pinned, whatever it says about their categories."""
+    others = request.controls.without(markers)
+    controls = dataclasses.replace(others, pinned={**others.pinned, **markers})
+    return dataclasses.replace(request, controls=controls)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +100,37 @@ def best_of(
     controls, sampling = controls or Controls(), sampling or Sampling(temperature=1.0)
     if n < 1:
         raise ValueError(f"the best of {n} answers is none; ask for 1 or more.")
-    if by not in (LIKELIHOOD, TOTAL):
-        if isinstance(by, str):
-            raise ValueError(
-                f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r} or (category, value)."
-            )
-        category, value = by
-        value = engine.taxonomy.check(category, value)
-        engine.posterior([], category)  # a slip should not wait for the answers
+    by = check_ranking(engine, by)
     results = engine.generate([prompt] * n, [controls] * n, sampling)
+    return rank(engine, Request(prompt, controls), results, by)
+
+
+def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str, str]:
+    """`by` of `best_of` with a canonical value. Raises as `best_of` does."""
+    if by in (LIKELIHOOD, TOTAL):
+        return by
+    if isinstance(by, str):
+        raise ValueError(
+            f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r} or (category, value)."
+        )
+    category, value = by
+    engine.posterior([], category)  # a slip should not wait for the answers
+    return category, engine.taxonomy.check(category, value)
+
+
+def rank(
+    engine: Engine, request: Request, results: Sequence[Result], by: str | tuple[str, str]
+) -> list[Ranked]:
+    """Answers to one request, the best first; `by` is checked, see `best_of`."""
     if by == TOTAL:
         scores = [r.log_likelihood for r in results]
     elif by == LIKELIHOOD:
         # The end of an answer is not among its tokens, but in its likelihood.
         scores = [r.log_likelihood / max(1, len(r.tokens) + (r.reason == "end")) for r in results]
     else:
-        texts, given = [r.text for r in results], [controls.pinned] * n
-        found = engine.posterior([prompt] * n, category, given, texts)
+        (category, value), n = by, len(results)
+        texts, given = [r.text for r in results], [request.controls.pinned] * n
+        found = engine.posterior([request.prompt] * n, category, given, texts)
         scores = [posterior[value] for posterior in found]
     ranked = [Ranked(r, float(score)) for r, score in zip(results, scores, strict=True)]
     return sorted(ranked, key=lambda one: -one.score)

@@ -16,16 +16,14 @@ from typing import Any
 
 from etils import epath
 
-from marker_lm.data.blocks import block_rows, read_blocks
-from marker_lm.data.chat import ChatError, check_messages
-from marker_lm.data.example import RowError, json_type, short
-from marker_lm.data.sources import find_files
-from marker_lm.decoding.controls import Controls, check_lever
+from marker_lm.data.example import RowError, short
+from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.guidance import Guidance
-from marker_lm.decoding.prompts import Prompt
+from marker_lm.decoding.levers import pinned_too, sweep_values
 from marker_lm.decoding.request import Request
+from marker_lm.decoding.rows import read_rows
 from marker_lm.decoding.sampling import Sampling, row_seed
-from marker_lm.markers.category import MarkerError, mend
+from marker_lm.markers.category import mend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +60,10 @@ def read_requests(path: epath.PathLike, everywhere: Request) -> list[Asked]:
       SourceError: there is no such file, or it is empty or damaged.
     """
     asked: list[Asked] = []
-    for name, file in find_files(path).items():
-        for block in read_blocks(name, file):
-            for number, row in block_rows(block):
-                own = dataclasses.replace(
-                    everywhere.sampling, seed=row_seed(everywhere.sampling.seed, len(asked))
-                )
-                place = f"{file}:{number}"
-                asked.append(_asked(row, dataclasses.replace(everywhere, sampling=own), place))
+    for place, row in read_rows(path, ("prompt",)):
+        seed = row_seed(everywhere.sampling.seed, len(asked))
+        own = dataclasses.replace(everywhere.sampling, seed=seed)
+        asked.append(_asked(row, dataclasses.replace(everywhere, sampling=own), place))
     return asked
 
 
@@ -78,13 +72,6 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
 
     Raises MarkerError where the model does not write it, or its values are no closed set.
     """
-    check_lever(category, engine.layout.completion_side)
-    values = tuple(engine.taxonomy.categories[category].values)
-    if not values:
-        raise MarkerError(
-            f"'{category}' is a number without a closed set of values, so it can't be swept; "
-            "sweep its bucket, or give rows with the numbers."
-        )
     return [
         dataclasses.replace(
             row,
@@ -92,62 +79,29 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
             request=row.request and pinned_too(row.request, {category: value}),
         )
         for row in rows
-        for value in values
+        for value in sweep_values(engine, category)
     ]
 
 
-def pinned_too(request: Request, markers: Mapping[str, Any]) -> Request:
-    """The request with these markers pinned, whatever it says about their categories."""
-    others = request.controls.without(markers)
-    controls = dataclasses.replace(others, pinned={**others.pinned, **markers})
-    return dataclasses.replace(request, controls=controls)
-
-
-def _asked(row: Any, everywhere: Request, place: str) -> Asked:
-    about: dict[str, Any] = {}
+def _asked(row: dict | RowError, everywhere: Request, place: str) -> Asked:
+    if isinstance(row, RowError):
+        return Asked({}, None, f"{place}: {row}")
+    about = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
+    controls, sampling, guidance = everywhere.controls, everywhere.sampling, everywhere.guidance
     try:
-        if isinstance(row, RowError):
-            raise row
-        if not isinstance(row, dict):
-            raise RowError(f"the row is a {json_type(row)}, not an object", "not an object")
-        about = {key: row[key] for key in ("id", "prompt") if row.get(key) is not None}
-        prompt = _prompt(row)
-        about["prompt"] = prompt
-        return Asked(
-            about,
-            Request(
-                prompt,
-                _controls(row, everywhere.controls),
-                _sampling(row.get("sampling"), everywhere.sampling),
-                _guidance(
-                    row.get("guidance"), everywhere.guidance, everywhere.controls.allow_unseen
-                ),
-            ),
+        request = Request(
+            row["prompt"],
+            _controls(row, controls),
+            _sampling(row.get("sampling"), sampling),
+            _guidance(row.get("guidance"), guidance, controls.allow_unseen),
         )
     except RowError as error:
         return Asked(about, None, f"{place}: {error}")
-
-
-def _prompt(row: Mapping) -> Prompt:
-    prompt, messages = row.get("prompt"), row.get("messages")
-    if messages is None:
-        if not isinstance(prompt, str):
-            raise RowError("the row has no text 'prompt'", "missing field")
-        return prompt
-    if prompt is not None:
-        raise RowError(
-            "the row has messages and a prompt; leave one of the two out", "messages and a prompt"
-        )
-    try:
-        return check_messages(messages, asked=True)
-    except ChatError as error:
-        raise RowError(str(error), error.kind) from None
+    return Asked(about, request)
 
 
 def _controls(row: Mapping, everywhere: Controls) -> Controls:
     markers = row.get("markers") or {}
-    if not isinstance(markers, dict):
-        raise RowError(f"the markers are {short(markers)}, not an object", "bad markers")
     banned, asked = (_names(row, key) for key in ("ban", "ask"))
     others = everywhere.without({*markers, *banned, *asked})
     return dataclasses.replace(
@@ -203,6 +157,7 @@ def _guidance(given: Any, everywhere: Guidance | None, allow_unseen: bool) -> Gu
         raise RowError(f"guidance.weight is {short(weight)}, not a number", "bad guidance")
     if against is not None:
         against = _object(against, "guidance.against", ("markers", "ban", "ask"))
+        against["markers"] = _object(against.get("markers"), "guidance.against.markers")
         against = _controls(against, Controls(allow_unseen=allow_unseen))
     try:
         return Guidance(float(weight), against, _names(given, "categories"))
@@ -210,11 +165,11 @@ def _guidance(given: Any, everywhere: Guidance | None, allow_unseen: bool) -> Gu
         raise RowError(f"guidance: {error}", "bad guidance") from None
 
 
-def _object(given: Any, name: str, keys: tuple[str, ...]) -> dict:
+def _object(given: Any, name: str, keys: tuple[str, ...] | None = None) -> dict:
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise RowError(f"{name} is {short(given)}, not an object", f"bad {name}")
     for key in given:
-        if key not in keys:
+        if keys is not None and key not in keys:
             raise RowError(f"{name} has no '{key}'; {mend(key, keys)}", f"bad {name}")
     return dict(given)

@@ -63,7 +63,9 @@ class Scorer:
     def __init__(self, engine: Engine):
         self.engine = engine
         self._nll = jax.jit(functools.partial(_batch_nll, engine.config))
-        self._continuations = Continuations(engine.params, engine.config, engine.mesh, engine.batch)
+        self.continuations = Continuations(
+            engine.params, engine.config, engine.mesh, engine.batch, engine.tokenizer.size
+        )
 
     def score(
         self,
@@ -171,7 +173,7 @@ class Scorer:
         rows = [
             self._paths(category, *row) for row in zip(prompts, answers, lists, pins, strict=True)
         ]
-        nats = self._continuations.token_nats([r[0] for r in rows], [r[1] for r in rows])
+        nats = self.continuations.token_nats([r[0] for r in rows], [r[1] for r in rows])
         posteriors = []
         for (_, _, counted), own in zip(rows, nats, strict=True):
             logs = [-n[at].sum(dtype=np.float64) for n, at in zip(own, counted, strict=True)]
@@ -207,7 +209,7 @@ class Scorer:
             )
             end = None if completion is not None else len(head) - len(history) + len(path)
             tail, kinds = (x[len(head) - len(history) : end] for x in (ids, kinds))
-            self._check_length(head, len(head) + len(tail))
+            self.check_length(head, len(head) + len(tail))
             tails.append(tail)
             counted.append((np.arange(len(tail)) < len(path)) | (kinds == Kind.COMPLETION))
         return head, tails, counted
@@ -221,7 +223,7 @@ class Scorer:
         """
         engine = self.engine
         for ids in sequences:
-            self._check_length(ids, len(ids))
+            self.check_length(ids, len(ids))
         out = [np.zeros(0, np.float32)] * len(sequences)
         number_N = np.asarray([i for i, ids in enumerate(sequences) if len(ids) > 1], int)
         if not len(number_N):
@@ -255,7 +257,7 @@ class Scorer:
             L = min(2 * L, most)
         return L
 
-    def _check_length(self, start: Sequence[int], n: int) -> None:
+    def check_length(self, start: Sequence[int], n: int) -> None:
         """Raises TooLongError for a sequence of n tokens, that begins so, if it is too long."""
         engine = self.engine
         if n > engine.config.max_len + 1:

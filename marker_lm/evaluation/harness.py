@@ -57,7 +57,7 @@ class MarkerLM(LM):
         super().__init__()
         slots = int(batch_size) if str(batch_size).isdigit() else max_batch_size
         economy = {k: v for k, v in {"weights": weights, "cache": cache}.items() if v}
-        engine, _ = load_engine(checkpoint, step, slots=slots, **economy)
+        engine, _ = load_engine(checkpoint, step, batch=slots, **economy)
         self.model = HarnessModel(engine, read_markers(markers))
         self.max_gen_toks = max_gen_toks
 

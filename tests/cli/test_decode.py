@@ -133,7 +133,7 @@ def test_a_sweep_of_every_prompt(call, workdir, tmp_path):
     assert [row["sweep"]["lang"] for row in rows] == ["en", "de", "ja", "en", "de", "ja"]
     assert [row["markers"]["lang"] for row in rows[:3]] == ["en", "de", "ja"]
     message = one_sentence(call("decode", workdir, prompts, "--sweep=words"))
-    assert "'words' is a number without a closed set" in message
+    assert "'words' is a number, so its values" in message
 
 
 def test_markers_of_an_annotator_are_pinned(call, workdir, tmp_path):

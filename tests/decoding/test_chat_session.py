@@ -5,6 +5,7 @@ import pytest
 from marker_lm.decoding.chat_events import Answered, Levers, Piece, Said
 from marker_lm.decoding.chat_session import COMMANDS, ChatSession
 from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.fake import FakeEngine, lines
@@ -86,7 +87,7 @@ def test_all_levers_are_shown(session):
         ("/temperature hot", "/temperature hot is not a number"),
         ("/temperature -1", "temperature is -1.0; it must be 0"),
         ("/seed 1.5", "/seed 1.5 is not a number"),
-        ("/sweep words", "a number without a closed set.*lang, style, topics, words_bucket"),
+        ("/sweep words", "'words' is a number, so its values can't all be tried"),
         ("/sweep lang", "no prompt yet; write /sweep lang PROMPT"),
         ("/save", "needs the name of a file"),
         ("refuse", "the prompt is refused"),
@@ -111,13 +112,12 @@ def test_settings_and_seeds(session, engine):
 
 def test_guidance_is_on_what_is_pinned(session, engine):
     assert said(session, "/guide 2.5 lang") == "lang is guided with weight 2.5"
-    follow(session, "a", "/set lang=German", "b")
-    assert engine.requests[0].guidance is None, "nothing is pinned yet"
-    assert engine.requests[1].guidance.weight == 2.5
-    assert engine.requests[1].guidance.categories == {"lang"}
+    follow(session, "/set lang=German", "b", "/sweep style")
+    for request in engine.requests:
+        assert request.guidance == Guidance(2.5, categories=frozenset({"lang"}))
     assert said(session, "/guide 1") == "no guidance"
     follow(session, "c")
-    assert engine.requests[2].guidance is None
+    assert engine.requests[-1].guidance is None
 
 
 def test_without_a_template_each_prompt_stands_alone(session, engine):

@@ -8,8 +8,9 @@ from marker_lm.data.sources import SourceError
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.job import hash_rows
+from marker_lm.decoding.levers import pinned_too
 from marker_lm.decoding.request import Request
-from marker_lm.decoding.requests import Asked, pinned_too, read_requests, sweep
+from marker_lm.decoding.requests import Asked, read_requests, sweep
 from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.fake import FakeEngine
@@ -127,7 +128,7 @@ def test_a_sweep_pins_every_value(tmp_path):
     assert [row.error for row in swept[3:]] == ["bad"] * 3
     with pytest.raises(MarkerError, match="no lever 'lnag'; did you mean 'lang'"):
         sweep(rows, "lnag", FakeEngine())
-    with pytest.raises(MarkerError, match="'words' is a number without a closed set"):
+    with pytest.raises(MarkerError, match="'words' is a number, so its values can't all be"):
         sweep(rows, "words", FakeEngine())
 
 
