@@ -13,6 +13,8 @@ goes on.
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --dry-run
   marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --sweep=length_bucket
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --annotate=lang
+  marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --best-of=8 \\
+      --temperature=1 --by=quality_bucket=high
 """
 
 from marker_lm.cli.levers import (
@@ -44,6 +46,16 @@ def add_arguments(parser) -> None:
         "--sweep", metavar="CATEGORY", help="answer every prompt with each value of it"
     )
     parser.add_argument(
+        "--best-of", type=int, metavar="N", help="sample N answers to each prompt, keep the best"
+    )
+    parser.add_argument(
+        "--by",
+        default="likelihood",
+        metavar="RANKING",
+        help="of --best-of: likelihood (per token), total_likelihood, or CATEGORY=VALUE: how "
+        "probable it is that an answer is of that value",
+    )
+    parser.add_argument(
         "--annotate",
         metavar="CONFIG|NAME",
         help="pin what an annotator (lang, llm) or a config of annotation finds in the prompt",
@@ -73,17 +85,37 @@ def run(args) -> None:
         rows = [Asked({"prompt": args.prompt}, everywhere)]
     if args.sweep:
         rows = sweep(rows, args.sweep, engine)
+    best = _best(args, engine, sampling)
     if args.dry_run:
         _dry_run(engine, rows)
         return
-    about = {name: getattr(args, name) for name in ("weights", "cache", "annotate")}
+    about = {
+        name: getattr(args, name) for name in ("weights", "cache", "annotate", "best_of", "by")
+    }
     about |= {"workdir": args.workdir, "step": step}
     settings = about | {"rows": hash_rows(row.said() for row in rows)}
     with Job(args.out, settings, len(rows), args.overwrite) as job:
         with tagging(args.annotate, engine) as tag:
-            answer_rows(engine, rows, job, tag)
+            answer_rows(engine, rows, job, tag, best)
     if args.out:
         print(f"{job.done - job.errors} answers, {job.errors} errors: {args.out}")
+
+
+def _best(args, engine, sampling):
+    """How the best answer is found, None without --best-of."""
+    from marker_lm.decoding.answering import Best
+    from marker_lm.decoding.levers import check_ranking
+
+    if args.best_of is None:
+        return None
+    if args.best_of < 1:
+        raise ValueError(f"--best-of={args.best_of} must be 1 or more.")
+    if not sampling.temperature:
+        raise ValueError(
+            f"--best-of={args.best_of}: at temperature 0 all answers are one; add --temperature=1."
+        )
+    by = tuple(args.by.split("=", 1)) if "=" in args.by else args.by
+    return Best(args.best_of, check_ranking(engine, by))
 
 
 def _dry_run(engine, rows) -> None:

@@ -1,12 +1,16 @@
 """Answers the rows of a job, in whatever order they end."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from marker_lm.decoding.job import Job
+from marker_lm.decoding.levers import LIKELIHOOD, rank
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.requests import Asked
+from marker_lm.decoding.result import Result
+from marker_lm.decoding.sampling import row_seed
 from marker_lm.progress import Progress
 
 TOGETHER = 64  # rows that are tagged at once: an endpoint is asked about many side by side
@@ -15,7 +19,17 @@ TOGETHER = 64  # rows that are tagged at once: an endpoint is asked about many s
 Tag = Callable[[Sequence[Request]], Sequence[tuple[Request, Mapping[str, Any]]]]
 
 
-def answer_rows(engine, rows: Sequence[Asked], job: Job, tag: Tag | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """How many answers a row gets; the best by `by` (checked, see `levers.best_of`) is kept."""
+
+    n: int = 1
+    by: str | tuple[str, str] = LIKELIHOOD
+
+
+def answer_rows(
+    engine, rows: Sequence[Asked], job: Job, tag: Tag | None = None, best: Best | None = None
+) -> None:
     """Gives the job the results of all rows that it has none of.
 
     A row that can't be used, and one that the engine refuses, gets an "error". Rows are read by the
@@ -26,8 +40,10 @@ def answer_rows(engine, rows: Sequence[Asked], job: Job, tag: Tag | None = None)
       rows: all rows of the job, the first one is number 1.
       job: open.
       tag: finds further markers.
+      best: answers a row several times; its line then has the best answer and its "score".
     """
-    sent: list[tuple[int, Mapping[str, Any]]] = []  # row and what its line says, of each request
+    n = best.n if best else 1
+    sent: list[tuple[int, Mapping[str, Any], Request]] = []  # row, what its line says, request
 
     def requests() -> Iterator[Request]:
         left = job.left()
@@ -42,19 +58,45 @@ def answer_rows(engine, rows: Sequence[Asked], job: Job, tag: Tag | None = None)
             own = [rows[number - 1].request for number in numbers]
             tagged = tag(own) if tag else [(request, {}) for request in own]
             for number, (request, found) in zip(numbers, tagged, strict=True):
-                sent.append((number, {**rows[number - 1].about, **found}))
-                yield request
+                sent.append((number, {**rows[number - 1].about, **found}, request))
+                yield from _samples(request, n) if best else (request,)
 
     before, tokens, began = job.done, 0, time.monotonic()
+    ended: dict[int, list[Result | str]] = {}  # of each row of `sent`
     with Progress("decode", len(rows), before) as progress:
         for place, result in engine.run(requests()):
-            number, about = sent[place]
-            if isinstance(result, str):
-                job.add(number, {**about, "error": result})
-            else:
-                job.add(number, {**about, **result.to_dict()})
-                tokens += len(result.tokens)
+            tokens += 0 if isinstance(result, str) else len(result.tokens)
+            results = ended.setdefault(place // n, [])
+            results.append(result)
+            if len(results) < n:
+                continue
+            number, about, request = sent[place // n]
+            job.add(number, {**about, **_line(engine, request, ended.pop(place // n), best)})
             spent = max(time.monotonic() - began, 1e-9)
             note = f"{(job.done - before) / spent:.1f} rows/s, {tokens / spent:.0f} tokens/s"
             progress.update(job.done, note)
         progress.update(job.done, progress.note)
+
+
+def _samples(request: Request, n: int) -> Iterator[Request]:
+    for number in range(n):
+        seed = row_seed(request.sampling.seed, number)
+        yield dataclasses.replace(
+            request, sampling=dataclasses.replace(request.sampling, seed=seed)
+        )
+
+
+def _line(
+    engine, request: Request, results: Sequence[Result | str], best: Best | None
+) -> dict[str, Any]:
+    """What the line of a row says of its answers."""
+    refused = next((result for result in results if isinstance(result, str)), None)
+    if refused is not None:
+        return {"error": refused}
+    if best is None:
+        return results[0].to_dict()
+    try:
+        first = rank(engine, request, results, best.by)[0]
+    except ValueError as error:  # no room to score an answer
+        return {"error": str(error)}
+    return first.result.to_dict() | {"score": first.score, "best_of": best.n}

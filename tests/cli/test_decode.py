@@ -136,6 +136,37 @@ def test_a_sweep_of_every_prompt(call, workdir, tmp_path):
     assert "'words' is a number, so its values" in message
 
 
+def test_the_best_of_several(call, workdir, tmp_path):
+    prompts = write_prompts(tmp_path / "p.jsonl", {"prompt": "1: say yes"}, {"prompt": ""})
+    lines = {}
+    options = ["--temperature=1", "--max-tokens=6", prompts]
+    for by in ("likelihood", "total_likelihood", "lang=de"):
+        out = tmp_path / f"{by}.jsonl"
+        result = call(
+            "decode",
+            workdir,
+            f"--out={out}",
+            *options,
+            "--best-of=6",
+            f"--by={by}",
+            "--pin=words=2",
+        )
+        assert result.code == 0 and "1 answers, 1 errors" in result.out, result.err
+        lines[by] = read_jsonl(out)[0]
+        assert lines[by]["best_of"] == 6 and lines[by]["markers"]["words"] == 2
+    assert lines["total_likelihood"]["score"] == lines["total_likelihood"]["log_likelihood"]
+    assert lines["total_likelihood"]["score"] >= lines["likelihood"]["log_likelihood"]
+    assert 0 < lines["lang=de"]["score"] < 1
+    for slip, sentence in (
+        (["--best-of=0"], "--best-of=0 must be 1 or more"),
+        (["--best-of=2", "--temperature=0"], "at temperature 0 all answers are one"),
+        (["--best-of=2", "--by=best"], "by='best' ranks nothing"),
+        (["--best-of=2", "--by=words=3"], "'words' has no posterior"),
+        (["--best-of=2", "--by=lang=fr"], "lang='fr' is not a value"),
+    ):
+        assert sentence in one_sentence(call("decode", workdir, *options, *slip))
+
+
 def test_markers_of_an_annotator_are_pinned(call, workdir, tmp_path):
     german = "Bitte sage zweimal das Wort Haus."
     prompts = write_prompts(
