@@ -40,7 +40,7 @@ lock:  # needs uv
 	uv pip compile --universal --python-version=3.11 --extra=dev --no-header --no-annotate --build-isolation \
 		--output-file=requirements.lock pyproject.toml
 	grep -E '^(protobuf|pyarrow)==' requirements.lock > .overrides
-	uv pip compile --python-version=3.11 --extra=beam --extra=code --extra=nltk --extra=tpu --no-header \
+	uv pip compile --python-version=3.11 --extra=beam --extra=code --extra=eval --extra=nltk --extra=tpu --no-header \
 		--no-annotate --build-isolation --constraint=requirements.lock --override=.overrides \
 		--output-file=requirements-extras.lock pyproject.toml
 	rm .overrides
