@@ -36,6 +36,20 @@ def add_workdir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def find_step(args) -> int | None:
+    """The step of the checkpoint of --workdir and --step; None of an exported model, without one.
+
+    Raises CheckpointError: there is no such step, or it is damaged.
+    """
+    from etils import epath
+
+    from marker_lm.training.checkpoints import load_about
+
+    path = epath.Path(args.workdir)
+    exported = (path / "config.json").exists()
+    return None if exported else load_about(path / "checkpoints", args.step)["step"]
+
+
 def add_beam(parser: argparse.ArgumentParser) -> None:
     """Adds --beam; options that are not ours come in `args.rest` then."""
     parser.add_argument(

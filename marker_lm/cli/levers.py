@@ -1,6 +1,6 @@
 """Options that `decode` and `chat` share: levers, sampling, guidance, and how a model is loaded."""
 
-from marker_lm.cli.common import add_workdir
+from marker_lm.cli.common import add_workdir, find_step
 
 SAMPLING = ("temperature", "top_k", "top_p", "marker_temperature", "max_tokens")
 
@@ -22,20 +22,15 @@ def load(args):
 
     Raises ValueErrors of one sentence: a checkpoint that is not there or damaged, another taxonomy.
     """
-    from etils import epath
-
     from marker_lm.decoding.load import load_engine
     from marker_lm.markers.taxonomy import load_taxonomy
-    from marker_lm.training.checkpoints import find_sound
 
     if args.slots is not None and args.slots < 1:
         raise ValueError(f"--slots={args.slots} must be 1 or more.")
     taxonomy = load_taxonomy(args.taxonomy) if args.taxonomy else None
-    path = epath.Path(args.workdir)
-    exported = (path / "config.json").exists()
-    step = None if exported else find_sound(path / "checkpoints", args.step, parts=("params",))
+    step = find_step(args)
     economy = {name: getattr(args, name) for name in ("weights", "cache") if getattr(args, name)}
-    engine, config = load_engine(path, step, taxonomy, args.slots, **economy)
+    engine, config = load_engine(args.workdir, step, taxonomy, args.slots, **economy)
     return engine, config, step
 
 

@@ -30,7 +30,7 @@ import shlex
 import sys
 import time
 
-from marker_lm.cli.common import add_workdir
+from marker_lm.cli.common import add_workdir, find_step
 
 
 def add_arguments(parser) -> None:
@@ -144,17 +144,6 @@ def check_options(args) -> None:
         raise ValueError("--plot draws a calibration; add --calibration=CATEGORY.")
     if args.bins < 1:
         raise ValueError(f"--bins={args.bins} must be 1 or more.")
-
-
-def find_step(args) -> int | None:
-    """The step of the checkpoint; None of an exported model, which has none."""
-    from etils import epath
-
-    from marker_lm.training.checkpoints import load_about
-
-    path = epath.Path(args.workdir)
-    exported = (path / "config.json").exists()
-    return None if exported else load_about(path / "checkpoints", args.step)["step"]
 
 
 def read_prior(args, asked, rows) -> dict[str, float] | None:
