@@ -119,15 +119,17 @@ def _best(args, engine, sampling):
 
 
 def _dry_run(engine, rows) -> None:
-    refused = 0
+    from marker_lm.decoding.memory import job_memory
+
+    answers = []
     for number, row in enumerate(rows, 1):
         reason = row.error
         try:
             if row.request:
-                engine.answer(number, row.request)
+                answers.append(engine.answer(number, row.request))
         except ValueError as error:
             reason = str(error)
         if reason:
-            refused += 1
             print(f"row {number}: {reason}")
-    print(f"{len(rows)} rows, {refused} of them refused")
+    print(f"{len(rows)} rows, {len(rows) - len(answers)} of them refused")
+    print(f"memory: {job_memory(engine, answers)}")

@@ -48,6 +48,12 @@ class Programs:
         with use_mesh(self.mesh):
             return self._empty(rows=rows, size=size)
 
+    def state_bytes(self, rows: int, size: int) -> int:
+        """Bytes of `empty`, on all devices together; nothing is made."""
+        with use_mesh(self.mesh):
+            leaves = jax.tree.leaves(self._empty.eval_shape(rows=rows, size=size))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
     def fit(self, state: State, size: int) -> State:
         """The slots with a cache of another size."""
         with use_mesh(self.mesh):

@@ -209,11 +209,12 @@ def test_a_dry_run_answers_nothing(call, workdir, tmp_path):
     out = tmp_path / "answers.jsonl"
     result = call("decode", workdir, prompts, f"--out={out}", "--dry-run")
     assert result.code == 0 and not out.exists()
-    *refused, count = result.out.splitlines()
+    *refused, count, memory = result.out.splitlines()
     assert refused[0] == "row 2: the prompt is empty."
     assert "row 3: lang='jp' is not a value" in refused[1]
     assert "p.jsonl:4: ban is 3, not a list" in refused[2]
     assert count == "4 rows, 3 of them refused"
+    assert memory.startswith("memory: ") and "of cache for 8 rows of up to" in memory
 
 
 def test_a_killed_job_goes_on(call, workdir, tmp_path):
