@@ -11,8 +11,9 @@ is the harness's own command line:
   step, weights, cache   as in `marker-lm decode`
   max_gen_toks           of an answer, where a task does not say it; 256
 
---batch_size is the number of rows side by side. In Python, `lm_eval.simple_evaluate` takes a
-`MarkerLM`. How lists enter the scores is told in harness_model.py.
+--batch_size is the number of rows side by side, by default decode.batch of the run's config. In
+Python, `lm_eval.simple_evaluate` takes a `MarkerLM`. How lists enter the scores is told in
+harness_model.py.
 """
 
 import json
@@ -55,9 +56,11 @@ class MarkerLM(LM):
         device: str | None = None,  # the harness always names one; JAX takes what is there
     ):
         super().__init__()
-        slots = int(batch_size) if str(batch_size).isdigit() else max_batch_size
+        # 1 is what the harness says where nobody has said anything; answers don't depend on it.
+        side_by_side = int(batch_size) if str(batch_size).isdigit() else 1
+        batch = side_by_side if side_by_side > 1 else max_batch_size
         economy = {k: v for k, v in {"weights": weights, "cache": cache}.items() if v}
-        engine, _ = load_engine(checkpoint, step, batch=slots, **economy)
+        engine, _ = load_engine(checkpoint, step, batch=batch, **economy)
         self.model = HarnessModel(engine, read_markers(markers))
         self.max_gen_toks = max_gen_toks
 

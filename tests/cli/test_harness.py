@@ -158,6 +158,30 @@ def test_rolling_likelihoods_and_requests(engine, trained):
         model.apply_chat_template([{"role": "user", "content": "x"}])
 
 
+def test_messages_stay_messages_until_they_are_answered():
+    from types import SimpleNamespace
+
+    from lm_eval.api.instance import Instance
+
+    from marker_lm.evaluation.harness import MarkerLM
+
+    asked = []
+    model = MarkerLM.__new__(MarkerLM)
+    super(MarkerLM, model).__init__()
+    model.max_gen_toks = 9
+    model.model = SimpleNamespace(
+        engine=SimpleNamespace(chat=SimpleNamespace(template="{{ x }}")),
+        generate=lambda given: asked.extend(given) or ["hi"],
+        log_likelihoods=lambda pairs: asked.extend(pairs) or [(-1.0, False)],
+    )
+    talk = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "x\ny"}]
+    context = model.apply_chat_template(talk)
+    assert model.chat_template(True) == "{{ x }}"
+    assert model.generate_until([Instance("generate_until", {}, (context, {}), 0)]) == ["hi"]
+    model.loglikelihood([Instance("loglikelihood", {}, (context, " b"), 0)])
+    assert asked[0][0] == talk and asked[0][1].max_tokens == 9 and asked[1] == (talk, " b")
+
+
 @pytest.mark.parametrize(
     ("given", "pins"),
     [

@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from marker_lm.data.assembly import Kind, assemble
-from marker_lm.data.chat import Turn
+from marker_lm.data.chat import Turn, load_chat
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import TooLongError
+from marker_lm.decoding.engine import Engine, TooLongError
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.harness_model import HarnessModel
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.small import MAX_LEN, TOKENIZER, full_logits, log_softmax, make_engine
 
+TEMPLATE = (
+    "{% for m in messages %}{{ '<' + m.role[0] + '>' + m.content }}"
+    "{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}"
+    "{{ '<a>' if add_generation_prompt }}"
+)
 PINNED = {"lang": "German", "words": 12}
 PAIRS = [
     ("Name the capital of Japan.", " Tokyo"),
@@ -118,6 +123,20 @@ def test_answers_end_at_stop_texts(engine):
     letter = free[1][3]
     stopped = dataclasses.replace(sampling, stop=(letter,))
     assert model.generate([("Name it.", stopped)]) == [free[1].split(letter)[0]]
+
+
+def test_messages_are_contexts_too():
+    chat = load_chat({"template": TEMPLATE, "system": ""}, TOKENIZER)
+    plain = make_engine("compact")
+    layout = dataclasses.replace(plain.layout, separator=(), eos=chat.end_id(TOKENIZER))
+    known = plain.taxonomy, plain.codec, layout, TOKENIZER, plain.mesh, 4
+    model = HarnessModel(Engine(plain.params, plain.config, *known, chat), {"words": 3})
+    talk = [{"role": "user", "content": "Say hi."}]
+    text, messages = model.log_likelihoods([("Say hi.", " hi"), (talk, " hi")])
+    assert text == messages and text[0] < 0
+    longer = [*talk, {"role": "assistant", "content": "hi"}, *talk]
+    [(other, _)] = model.log_likelihoods([(longer, " hi")])
+    assert other != text[0]
 
 
 def test_what_can_not_be_asked(engine):
