@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.layout import parts
+from marker_lm.model.matrix import Matrix
 from marker_lm.model.transformer import Transformer, head_logits, head_slope, head_table
 
 _NEVER = -1e9  # the logit of no id: its probability is 0, and a soft-cap's slope there is finite
@@ -61,7 +62,7 @@ def weighted_nll(
     are never computed twice.
 
     Args:
-      table_VxD: the head.
+      table_VxD: the head, an array or a `Matrix`.
       config: of the model.
       hidden_BxLxD: final-norm hidden states.
       targets_BxL: int32 ids.
@@ -77,6 +78,8 @@ def weighted_nll(
     Raises:
       ValueError: `blocks` does not divide the tokens.
     """
+    if isinstance(table_VxD, Matrix):
+        table_VxD = table_VxD.dense(config.compute_dtype)
     grouped, ungrouped = _groups(*targets_BxL.shape)
     wanted_RxGxT, targets_RxGxT, weights_RxGxT, hidden_RxGxTxD = map(
         grouped, (wanted_BxL, targets_BxL, weights_BxL, hidden_BxLxD)

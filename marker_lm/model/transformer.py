@@ -11,10 +11,11 @@ from jax.ad_checkpoint import checkpoint_name
 from marker_lm.model import cache as cache_lib
 from marker_lm.model import lora
 from marker_lm.model.attention import MIXED, attention, segment_mask, within_window
-from marker_lm.model.cache import KVCache
+from marker_lm.model.cache import KVCache, LayerCache, Place
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.kernels import kernel_for
 from marker_lm.model.layout import parts
+from marker_lm.model.matrix import Matrix
 from marker_lm.model.params import (
     ArrayInfo,
     attention_params,
@@ -39,15 +40,14 @@ REMAT = {
 
 
 class Context(NamedTuple):
-    """What all blocks share: positions, rotations, mask, and where the cache is written."""
+    """What all blocks share: positions, rotations, and the mask or where the cache is written."""
 
     positions_BxL: jax.Array
-    key_positions_BxS: jax.Array
-    mask_BxLxS: jax.Array
     segment_ids_BxL: jax.Array
     rotation: Rotation
     local_rotation: Rotation
-    slots_BxL: jax.Array | None
+    mask_BxLxL: jax.Array | None
+    place: Place | None
 
 
 def norm(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ def norm(config: ModelConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
     return (y * (scale.astype(jnp.float32) + config.norm_offset)).astype(x.dtype)
 
 
-def embed(config: ModelConfig, table_VxD: jax.Array, tokens_BxL: jax.Array) -> jax.Array:
+def embed(config: ModelConfig, table_VxD: jax.Array | Matrix, tokens_BxL: jax.Array) -> jax.Array:
     """The tokens' rows of the table, scaled, [B, L, D] in the compute dtype.
 
     Every device looks up its part of the width for the tokens of all that share the table; then
@@ -71,27 +71,34 @@ def embed(config: ModelConfig, table_VxD: jax.Array, tokens_BxL: jax.Array) -> j
     replicas = "replica" if tokens_BxL.shape[0] % parts("replica") == 0 else None
     tokens_BxL = nn.with_logical_constraint(tokens_BxL, (replicas, None))
     # Looked up before it is cast: the gradients of a frequent token add up in the table's dtype.
-    x = table_VxD[tokens_BxL].astype(config.compute_dtype)
+    rows = table_VxD.rows(tokens_BxL) if isinstance(table_VxD, Matrix) else table_VxD[tokens_BxL]
+    x = rows.astype(config.compute_dtype)
     x = nn.with_logical_constraint(x, (replicas, None, "embed"))
     # In two steps: in one, from fsdp and context at once, XLA would make the whole array.
     x = nn.with_logical_constraint(x, ("batch", None, "length"))
     return x * jnp.asarray(config.embedding_scale, x.dtype)
 
 
-def head_table(params, config: ModelConfig) -> jax.Array:
+def head_table(params, config: ModelConfig) -> jax.Array | Matrix:
     """The head's table [V, D]: that of the embedding where they are tied."""
     return params["embedding" if config.tied_head else "head"]
 
 
-def head_logits(table_VxD: jax.Array, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+def head_logits(
+    table_VxD: jax.Array | Matrix, config: ModelConfig, hidden: jax.Array
+) -> jax.Array:
     """Float32 logits [..., V] of final-norm hidden states [..., D]."""
     dtype = config.compute_dtype
-    logits = config.logit_scale * jnp.einsum(
-        "...d,vd->...v",
-        hidden.astype(dtype),
-        table_VxD.astype(dtype),
-        preferred_element_type=jnp.float32,
-    )
+    if isinstance(table_VxD, Matrix):
+        products = table_VxD.times(hidden.astype(dtype), jnp.float32)
+    else:
+        products = jnp.einsum(
+            "...d,vd->...v",
+            hidden.astype(dtype),
+            table_VxD.astype(dtype),
+            preferred_element_type=jnp.float32,
+        )
+    logits = config.logit_scale * products
     cap = config.logit_softcap
     return cap * jnp.tanh(logits / cap) if cap else logits
 
@@ -103,8 +110,14 @@ def head_slope(config: ModelConfig, logits: jax.Array) -> jax.Array | float:
 
 
 def declare(module: nn.Module, infos: dict[str, ArrayInfo]) -> dict[str, jax.Array]:
-    """The module's parameters, as the abstract tree describes them."""
-    return {name: module.param(name, i.init, i.shape, i.dtype) for name, i in infos.items()}
+    """The module's parameters, as the abstract tree or `decoding_infos` describe them."""
+    held = module.variables.get("params", {})
+    return {
+        name: held[name]
+        if isinstance(held.get(name), Matrix)
+        else module.param(name, i.init, i.shape, i.dtype)
+        for name, i in infos.items()
+    }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -139,6 +152,8 @@ def linear(config: ModelConfig, p, name: str, x: jax.Array, inputs: int = 1) -> 
 
     A LoRA adds scale (x A) B: A B is never made, so no step needs its memory or the gradient of W.
     """
+    if isinstance(p[name], Matrix):
+        return p[name].times(x)
     y = product(x, p[name].astype(x.dtype), inputs)
     if lora.A.format(name) in p:
         a, b = (p[factor.format(name)].astype(x.dtype) for factor in (lora.A, lora.B))
@@ -152,7 +167,7 @@ class Attention(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxLxD, layer, window, context: Context, cache: KVCache | None):
+    def __call__(self, x_BxLxD, window, context: Context, cache: LayerCache | None):
         c = self.config
         p = declare(self, attention_params(c))
         q, k, v = (self._heads(p, name, x_BxLxD) for name in ("query", "key", "value"))
@@ -168,34 +183,41 @@ class Attention(nn.Module):
             )
         q = apply_rope(q, rotation, c.rope_interleaved)
         k = apply_rope(k, rotation, c.rope_interleaved)
-        if cache is not None:
-            cache = cache.replace(
-                k=cache_lib.write_layer(cache.k, layer, context.slots_BxL, k),
-                v=cache_lib.write_layer(cache.v, layer, context.slots_BxL, v),
-            )
-            k, v = cache.k[layer].astype(q.dtype), cache.v[layer].astype(q.dtype)
-        mixed_BxLxHxN = self._mix(q, k, v, window, context, whole=cache is None)
+        if cache is None:
+            mixed_BxLxHxN = self._mix(q, k, v, window, context)
+        else:
+            mixed_BxLxHxN, cache = self._mix_cached(q, k, v, window, context.place, cache)
         return linear(c, p, "out", mixed_BxLxHxN, inputs=2), cache
 
-    def _mix(self, q, k, v, window, context: Context, whole: bool):
-        """Attention [B, L, H, N], by a kernel for `whole` sequences where there is one."""
+    def _mix_cached(self, q, k, v, window: int, place: Place, cache: LayerCache):
+        """Attention [B, L, H, N] to what is cached and the new tokens, and the cache with them."""
         c = self.config
         scale = c.attention_scale or c.head_size**-0.5
-        kernel = kernel_for(c, q.shape[1], scale) if whole else None
+        seen, cache = cache_lib.extend_layer(cache, place, k, v, ring=window > 0)
+        mask_BxLxS = seen.mask_BxLxS
+        if window:
+            positions = place.positions_BxL, seen.positions_BxS
+            mask_BxLxS = within_window(mask_BxLxS, *positions, window)
+        k, v = seen.k_BxKxSxN.swapaxes(1, 2), seen.v_BxKxSxN.swapaxes(1, 2)
+        return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap), cache
+
+    def _mix(self, q, k, v, window, context: Context):
+        """Attention [B, L, H, N] within whole sequences, by a kernel where there is one."""
+        c = self.config
+        scale = c.attention_scale or c.head_size**-0.5
+        kernel = kernel_for(c, q.shape[1], scale)
         if kernel is not None:
             sizes = sorted(set(c.layer_windows))
             kernels = [functools.partial(kernel, window=size) for size in sizes]
             number = jnp.searchsorted(jnp.asarray(sizes), window)
             return jax.lax.switch(number, kernels, q, k, v, context.segment_ids_BxL)
-        mask_BxLxS = context.mask_BxLxS
+        mask_BxLxL = context.mask_BxLxL
         if c.windows:
-            positions = context.positions_BxL, context.key_positions_BxS
-            mask_BxLxS = within_window(mask_BxLxS, *positions, window)
-        if whole:  # where the length is split, the queries of a part see the keys of all
-            k, v = (
-                nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (k, v)
-            )
-        return checkpoint_name(attention(q, k, v, mask_BxLxS, scale, c.attention_softcap), MIXED)
+            positions = context.positions_BxL, context.positions_BxL
+            mask_BxLxL = within_window(mask_BxLxL, *positions, window)
+        # Where the length is split, the queries of a part see the keys of all.
+        k, v = (nn.with_logical_constraint(x, ("batch", None, "kv_heads", "head")) for x in (k, v))
+        return checkpoint_name(attention(q, k, v, mask_BxLxL, scale, c.attention_softcap), MIXED)
 
     def _heads(self, p, name: str, x_BxLxD):
         """Queries, keys or values [B, L, heads, N], before RoPE."""
@@ -269,14 +291,14 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, carry, layer, window, context: Context):
+    def __call__(self, carry, window, context: Context):
         c = self.config
         scales = declare(self, norm_params(c))
         attend, feed = Attention(c, name="attention"), MLP(c, name="mlp")
         x, cache = carry
         x = checkpoint_name(x, _LAYER_INPUT)
         normed = norm(c, x, scales["attention_norm"])
-        mixed, cache = attend(normed, layer, window, context, cache)
+        mixed, cache = attend(normed, window, context, cache)
         if c.parallel:
             x = x + mixed + feed(normed)
         elif c.post_norms:
@@ -323,25 +345,29 @@ class Transformer(nn.Module):
         c = self.config
         p = declare(self, outer_params(c))
         x = embed(c, p["embedding"], tokens_BxL)
+        mask_BxLxL, place = None, None
         if cache is None:
-            slots, mask = None, segment_mask(positions_BxL, segment_ids_BxL)
-            key_positions = positions_BxL
+            mask_BxLxL = segment_mask(positions_BxL, segment_ids_BxL)
         else:
-            key_positions = jnp.arange(cache.size)[None]
-            slots, mask, length_B = cache_lib.cache_slots(cache, positions_BxL, segment_ids_BxL)
+            place = cache_lib.find_place(cache, positions_BxL, segment_ids_BxL)
             beyond = (segment_ids_BxL != 0) & (positions_BxL >= cache.size)
             x = jnp.where(beyond[:, :, None], jnp.nan, x)
-            cache = cache.replace(length=length_B)
         x = nn.with_logical_constraint(x, ("batch", "length", None))
-        context = Context(
-            positions_BxL,
-            key_positions,
-            mask,
-            segment_ids_BxL,
-            *rotations(c, positions_BxL),
-            slots_BxL=slots,
-        )
+        turned = rotations(c, positions_BxL)
+        context = Context(positions_BxL, segment_ids_BxL, *turned, mask_BxLxL, place)
+        layers = self.variables["params"].get("layers")
+        if cache is None and not isinstance(layers, tuple):
+            x = self._scan(x, context)
+        else:
+            x, cache = self._each(x, context, layers, cache)
+        hidden_BxLxD = norm(c, x, p["final_norm"])
+        if return_hidden:
+            return hidden_BxLxD, cache
+        return head_logits(head_table(p, c), c, hidden_BxLxD), cache
 
+    def _scan(self, x_BxLxD, context: Context):
+        """All blocks over whole sequences, the parameters stacked."""
+        c = self.config
         block = Block
         if c.remat != "none":
             block = nn.remat(block, policy=REMAT[c.remat], prevent_cse=not c.scan)
@@ -349,13 +375,29 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=(0, nn.broadcast),
             length=c.layers,
             unroll=1 if c.scan else c.layers,
         )
         windows = jnp.asarray(c.layer_windows, jnp.int32)
-        (x, cache), _ = blocks(c, name="layers")((x, cache), jnp.arange(c.layers), windows, context)
-        hidden_BxLxD = norm(c, x, p["final_norm"])
-        if return_hidden:
-            return hidden_BxLxD, cache
-        return head_logits(head_table(p, c), c, hidden_BxLxD), cache
+        (x_BxLxD, _), _ = blocks(c, name="layers")((x_BxLxD, None), windows, context)
+        return x_BxLxD
+
+    def _each(self, x_BxLxD, context: Context, layers, cache: KVCache | None):
+        """One block after another: caches differ in size, and a slice of a stack is a copy."""
+        c = self.config
+        caches = []
+        for number, window in enumerate(c.layer_windows):
+            p = layers[number] if isinstance(layers, tuple) else _layer(layers, number)
+            held = None if cache is None else cache.layers[number]
+            block = Block(c, parent=None)
+            (x_BxLxD, held), _ = block.apply({"params": p}, (x_BxLxD, held), window, context)
+            caches.append(held)
+        if cache is not None:
+            cache = cache.replace(layers=tuple(caches), length=context.place.after_B)
+        return x_BxLxD, cache
+
+
+def _layer(stacked, number: int):
+    """The parameters of one block."""
+    return jax.tree.map(lambda x: x[number], stacked)
