@@ -115,9 +115,7 @@ def decoding_params(params, config: ModelConfig, weights: str = "") -> tuple[Any
     """
     wanted = decoding_infos(config, weights)
     stacked = params["layers"]
-    made = {
-        name: _prepare(wanted[name])(params[name]) for name in params if name != "layers"
-    }
+    made = {name: _prepare(wanted[name])(params[name]) for name in params if name != "layers"}
     flat, shape = jax.tree.flatten(stacked)
     one = shape.flatten_up_to(wanted["layers"][0])
     by_array = [

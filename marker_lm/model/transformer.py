@@ -84,9 +84,7 @@ def head_table(params, config: ModelConfig) -> jax.Array | Matrix:
     return params["embedding" if config.tied_head else "head"]
 
 
-def head_logits(
-    table_VxD: jax.Array | Matrix, config: ModelConfig, hidden: jax.Array
-) -> jax.Array:
+def head_logits(table_VxD: jax.Array | Matrix, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of final-norm hidden states [..., D]."""
     dtype = config.compute_dtype
     if isinstance(table_VxD, Matrix):
