@@ -4,6 +4,8 @@ Every layer has a cache of its own. A layer that sees all has a place for each t
 hold; one with a window keeps the last tokens only, in a ring: position p stands in place p mod R.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,17 +20,18 @@ from marker_lm.model.matrix import quantize
 
 @flax.struct.dataclass
 class Stored:
-    """Keys or values of one layer, heads before length: attention need not move them.
+    """Keys or values of one layer, as attention multiplies by them: nothing need be moved.
 
     Attributes:
-      values: [B, K, R, N], of a float dtype, or int8.
-      scale: float32 [B, K, R, 1], of int8 values, one for each token and head; else None.
+      values: keys [B, K, N, R] or values [B, K, R, N], of a float dtype, or int8.
+      scale: float32, of int8 values, one for each token and head: N is 1; else None.
     """
 
     values: jax.Array
     scale: jax.Array | None = None
 
     def read(self, dtype) -> jax.Array:
+        """All of it in a float dtype."""
         if self.scale is None:
             return self.values.astype(dtype)
         return (self.values.astype(jnp.float32) * self.scale).astype(dtype)
@@ -36,10 +39,26 @@ class Stored:
 
 @flax.struct.dataclass
 class LayerCache:
-    """The keys and the values of one layer."""
+    """The keys [B, K, N, R] and the values [B, K, R, N] of one layer."""
 
     k: Stored
     v: Stored
+
+    @property
+    def places(self) -> int:
+        """R, how many tokens are kept."""
+        return self.v.values.shape[2]
+
+    def map(self, function: Callable[..., jax.Array], *others: "LayerCache") -> "LayerCache":
+        """function(array, *others, axis=) of every array; `axis` is that of the places."""
+        k, v = (
+            jax.tree.map(functools.partial(function, axis=axis), *parts)
+            for axis, parts in (
+                (3, (x.k for x in (self, *others))),
+                (2, (x.v for x in (self, *others))),
+            )
+        )
+        return LayerCache(k, v)
 
 
 @flax.struct.dataclass
@@ -82,12 +101,12 @@ class Seen(NamedTuple):
     """What new tokens of a layer attend to.
 
     Attributes:
-      k_BxKxSxN, v_BxKxSxN: in the compute dtype.
+      k_BxKxNxS, v_BxKxSxN: in the compute dtype.
       positions_BxS: int32, of the keys; negative where a place is empty.
       mask_BxLxS: bool, keys up to a token's own position. A window is not in it.
     """
 
-    k_BxKxSxN: jax.Array
+    k_BxKxNxS: jax.Array
     v_BxKxSxN: jax.Array
     positions_BxS: jax.Array
     mask_BxLxS: jax.Array
@@ -109,19 +128,20 @@ def init_cache(config: ModelConfig, batch: int, size: int, dtype=None) -> KVCach
     dtype = jnp.dtype(dtype or config.dtype)
     rows = "batch" if batch % parts("batch") == 0 else None
 
-    def empty(*shape, dtype):
+    def empty(shape, dtype):
         zeros = jnp.zeros((batch, config.kv_heads, *shape), dtype)
-        return nn.with_logical_constraint(zeros, (rows, "kv_heads", None, "head"))
+        return nn.with_logical_constraint(zeros, (rows, "kv_heads", None, None))
 
-    def stored(places: int) -> Stored:
-        values = empty(places, config.head_size, dtype=dtype)
-        integer = jnp.issubdtype(dtype, jnp.integer)
-        return Stored(values, empty(places, 1, dtype=jnp.float32) if integer else None)
+    def layer(places: int) -> LayerCache:
+        keys, values = (config.head_size, places), (places, config.head_size)
+        if not jnp.issubdtype(dtype, jnp.integer):
+            return LayerCache(Stored(empty(keys, dtype)), Stored(empty(values, dtype)))
+        scales = empty((1, places), jnp.float32), empty((places, 1), jnp.float32)
+        return LayerCache(
+            Stored(empty(keys, dtype), scales[0]), Stored(empty(values, dtype), scales[1])
+        )
 
-    layers = tuple(
-        LayerCache(stored(places), stored(places))
-        for places in (ring_size(window, size) for window in config.layer_windows)
-    )
+    layers = tuple(layer(ring_size(window, size)) for window in config.layer_windows)
     return KVCache(layers, jnp.zeros((batch,), jnp.int32), size, config.layer_windows)
 
 
@@ -144,39 +164,42 @@ def extend_layer(
       k_BxLxKxN, v_BxLxKxN: in the compute dtype.
       ring: whether old tokens make room for new ones.
     """
-    dtype, places = k_BxLxKxN.dtype, layer.k.values.shape[2]
-    new = LayerCache(*(_stored(x, layer.k.values.dtype) for x in (k_BxLxKxN, v_BxLxKxN)))
+    dtype = k_BxLxKxN.dtype
+    new = LayerCache(
+        _stored(k_BxLxKxN.transpose(0, 2, 3, 1), layer.k, axis=2),
+        _stored(v_BxLxKxN.transpose(0, 2, 1, 3), layer.v, axis=3),
+    )
     written = _write(layer, new, place)
     if not ring or place.positions_BxL.shape[1] == 1:
-        shown, positions_BxS = written, _positions(place.after_B, places)
+        shown, positions_BxS = written, _positions(place.after_B, layer.places)
     else:
         # The first of many new tokens see some that the last ones replace.
-        shown = jax.tree.map(lambda old, more: jnp.concatenate([old, more], 2), layer, new)
+        shown = layer.map(lambda old, more, axis: jnp.concatenate([old, more], axis), new)
         new_BxL = jnp.where(place.real_BxL, place.positions_BxL, -1)
-        positions_BxS = jnp.concatenate([_positions(place.before_B, places), new_BxL], axis=1)
+        positions_BxS = jnp.concatenate([_positions(place.before_B, layer.places), new_BxL], 1)
     key_Bx1xS = positions_BxS[:, None]
     mask_BxLxS = (key_Bx1xS >= 0) & (key_Bx1xS <= place.positions_BxL[:, :, None])
     return Seen(shown.k.read(dtype), shown.v.read(dtype), positions_BxS, mask_BxLxS), written
 
 
-def _stored(x_BxLxKxN: jax.Array, dtype) -> Stored:
-    x_BxKxLxN = x_BxLxKxN.swapaxes(1, 2)
-    if jnp.issubdtype(dtype, jnp.integer):
-        return Stored(*quantize(x_BxKxLxN, (-1,)))
-    return Stored(x_BxKxLxN.astype(dtype))
+def _stored(x: jax.Array, like: Stored, axis: int) -> Stored:
+    """x in the dtype of another; `axis` is that of N, which shares a scale."""
+    if like.scale is None:
+        return Stored(x.astype(like.values.dtype))
+    return Stored(*quantize(x, (axis,)))
 
 
 def _write(layer: LayerCache, new: LayerCache, place: Place) -> LayerCache:
-    places = layer.k.values.shape[2]
+    places = layer.places
     last_BxL = place.real_BxL & (place.positions_BxL >= place.after_B[:, None] - places)
     slots_BxL = jnp.where(last_BxL, place.positions_BxL % places, places)  # the end: dropped
     rows_Bx1 = jnp.arange(slots_BxL.shape[0])[:, None]
 
-    def write(into_BxKxRxn, x_BxKxLxn):
-        x_BxLxKxn = x_BxKxLxn.swapaxes(1, 2)
-        return into_BxKxRxn.at[rows_Bx1, :, slots_BxL].set(x_BxLxKxn, mode="drop")
+    def write(into, x, axis: int):
+        at = (rows_Bx1, slice(None), slots_BxL) if axis == 2 else (rows_Bx1, ..., slots_BxL)
+        return into.at[at].set(jnp.moveaxis(x, axis, 1), mode="drop")
 
-    return jax.tree.map(write, layer, new)
+    return layer.map(write, new)
 
 
 def _positions(length_B: jax.Array, places: int) -> jax.Array:
@@ -194,13 +217,16 @@ def put_rows(cache: KVCache, rows: KVCache, at_P: jax.Array) -> KVCache:
       at_P: int32, which row of `cache` each one replaces; B, past the end, leaves one out.
     """
 
-    def put(into, new):
-        if new.ndim == 1:
-            return into.at[at_P].set(new, mode="drop")
-        return into.at[at_P, :, : new.shape[2]].set(new, mode="drop")
+    def put(into, new, axis: int):
+        at = (
+            (at_P, slice(None), slice(new.shape[2]))
+            if axis == 2
+            else (at_P, ..., slice(new.shape[3]))
+        )
+        return into.at[at].set(new, mode="drop")
 
-    layers, length = jax.tree.map(put, (cache.layers, cache.length), (rows.layers, rows.length))
-    return cache.replace(layers=layers, length=length)
+    layers = tuple(into.map(put, new) for into, new in zip(cache.layers, rows.layers, strict=True))
+    return cache.replace(layers=layers, length=cache.length.at[at_P].set(rows.length, mode="drop"))
 
 
 def with_size(cache: KVCache, size: int) -> KVCache:
@@ -212,10 +238,12 @@ def with_size(cache: KVCache, size: int) -> KVCache:
     def fit(layer: LayerCache, window: int) -> LayerCache:
         places = ring_size(window, size)
 
-        def fit_array(x_BxKxRxn):
-            kept = x_BxKxRxn[:, :, :places]
-            return jnp.pad(kept, [(0, 0), (0, 0), (0, places - kept.shape[2]), (0, 0)])
+        def fit_array(x, axis: int):
+            kept = jax.lax.slice_in_dim(x, 0, min(places, x.shape[axis]), axis=axis)
+            more = [(0, 0)] * x.ndim
+            more[axis] = (0, places - kept.shape[axis])
+            return jnp.pad(kept, more)
 
-        return jax.tree.map(fit_array, layer)
+        return layer.map(fit_array)
 
     return cache.replace(layers=tuple(map(fit, cache.layers, cache.windows)), size=size)

@@ -47,6 +47,7 @@ class Matrix:
             preferred_element_type=dtype if self.scale is None else jnp.float32,
         )
         outputs = self.values.ndim - self.inputs
+        y = jax.lax.optimization_barrier(y)  # else XLA may turn the product round again
         y = y.transpose(*range(outputs, y.ndim), *range(outputs))
         return y if self.scale is None else (y * self.scale).astype(dtype)
 
@@ -132,41 +133,35 @@ def _unstacked(info: ArrayInfo) -> ArrayInfo:
 
 def _prepared_info(config: ModelConfig, info: ArrayInfo, weights: str, name: str = ""):
     """An array's `ArrayInfo`, or the Matrix of two of them."""
-    table = name in ("embedding", "head")
-    if not (info.inputs or table):
+    moved, inputs = info.inputs, info.inputs
+    if name in ("embedding", "head"):  # the rows of a table are its outputs already
+        moved, inputs = 0, 1
+    if not inputs:
         return info
-    n = 0 if table else info.inputs  # the rows of a table are its outputs already
-    shape, axes = (
-        info.shape[n:] + info.shape[:n],
-        info.axes[n:] + info.axes[:n],
-    )
-    n = n or 1
-    dtype = jnp.dtype("int8") if weights else config.compute_dtype
-    values = dataclasses.replace(info, shape=shape, axes=axes, dtype=dtype, inputs=n)
+    shape, axes = info.shape[moved:] + info.shape[:moved], info.axes[moved:] + info.axes[:moved]
+    dtype = jnp.dtype(weights or config.dtype)
+    values = dataclasses.replace(info, shape=shape, axes=axes, dtype=dtype, inputs=moved)
     if not weights:
-        return Matrix(values, None, n)
-    scale = ArrayInfo(shape[:-n], jnp.dtype("float32"), axes[:-n], info.init)
-    return Matrix(values, scale, n)
+        return Matrix(values, None, inputs)
+    scale = dataclasses.replace(
+        info, shape=shape[:-inputs], axes=axes[:-inputs], dtype=jnp.dtype("float32"), inputs=0
+    )
+    return Matrix(values, scale, inputs)
 
 
-def _prepare(wanted):
-    """The function that makes an array of training what is wanted of it."""
+def _prepare(wanted: ArrayInfo | Matrix):
+    """The function that makes of an array of training what is wanted of it."""
     if not isinstance(wanted, Matrix):
         return lambda x: x
-    n, values = wanted.inputs, wanted.values
+    moved, values = wanted.values.inputs, wanted.values
 
     def prepare(x):
-        if x.shape != values.shape or not _is_table(values):
-            x = x.transpose(*range(n, x.ndim), *range(n))
+        x = x.transpose(*range(moved, x.ndim), *range(moved))
         x = nn.with_logical_constraint(x, values.axes)
         if wanted.scale is None:
-            return Matrix(x.astype(values.dtype), None, n)
-        integers, scale = quantize(x, tuple(range(-n, 0)))
+            return wanted.replace(values=x.astype(values.dtype))
+        integers, scale = quantize(x, tuple(range(-wanted.inputs, 0)))
         scale = nn.with_logical_constraint(scale.reshape(wanted.scale.shape), wanted.scale.axes)
-        return Matrix(nn.with_logical_constraint(integers, values.axes), scale, n)
+        return wanted.replace(values=integers, scale=scale)
 
     return jax.jit(prepare)
-
-
-def _is_table(info: ArrayInfo) -> bool:
-    return info.axes[0] == "vocab"

@@ -196,7 +196,7 @@ class Attention(nn.Module):
         if window:
             positions = place.positions_BxL, seen.positions_BxS
             mask_BxLxS = within_window(mask_BxLxS, *positions, window)
-        k, v = seen.k_BxKxSxN.swapaxes(1, 2), seen.v_BxKxSxN.swapaxes(1, 2)
+        k, v = seen.k_BxKxNxS.transpose(0, 3, 1, 2), seen.v_BxKxSxN.swapaxes(1, 2)
         return attention(q, k, v, mask_BxLxS, scale, c.attention_softcap), cache
 
     def _mix(self, q, k, v, window, context: Context):

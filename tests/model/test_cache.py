@@ -94,10 +94,11 @@ def test_room_to_spare_and_garbage_in_it_change_nothing(full):
 def test_padding_is_not_written():
     cache = init_cache(CONFIG, 3, TOTAL)
     _, cache = step(random_tokens(CONFIG, 3, TOTAL), np.zeros(3, int), LENGTHS, 7, cache)
-    for stored in (stored for layer in cache.layers for stored in (layer.k, layer.v)):
-        for row, length in enumerate(LENGTHS):
-            assert (np.abs(stored.values[row, :, :length]).sum(-1) > 0).all()
-            assert (np.asarray(stored.values[row, :, length:]) == 0).all()
+    for layer in cache.layers:
+        for held_BxKxSxN in (layer.k.values.swapaxes(2, 3), layer.v.values):
+            for row, length in enumerate(LENGTHS):
+                assert (np.abs(held_BxKxSxN[row, :, :length]).sum(-1) > 0).all()
+                assert (np.asarray(held_BxKxSxN[row, :, length:]) == 0).all()
 
 
 def test_take_branches_rows(full):
@@ -147,9 +148,10 @@ def test_the_cache_is_split_as_keys_are(batch, rows):
         params = jax.device_put(make_params(config), param_shardings(config, mesh))
         empty = init_cache(config, batch, TOTAL)
         _, filled = forward(config, params, *plain(random_tokens(config, batch, 3)), empty)
-    for array in jax.tree.leaves((empty.layers, filled.layers)):
-        shapes = {shard.data.shape for shard in array.addressable_shards}
-        assert shapes == {(rows, 1, TOTAL, config.head_size)}
+    for layer in (*empty.layers, *filled.layers):
+        shapes = [{s.data.shape for s in x.values.addressable_shards} for x in (layer.k, layer.v)]
+        N = config.head_size
+        assert shapes == [{(rows, 1, N, TOTAL)}, {(rows, 1, TOTAL, N)}]
 
 
 def test_decoding_where_sequences_are_split():
