@@ -40,8 +40,11 @@ class Matrix:
         dtype = x.dtype if dtype is None else dtype
         axes = tuple(range(-self.inputs, 0))
         summed = tuple(tuple(axis % a.ndim for axis in axes) for a in (self.values, x))
+        values = self.values
+        if self.scale is not None:  # one is widened when it is needed, not all at the start
+            values, x = jax.lax.optimization_barrier((values, x))
         y = jax.lax.dot_general(
-            self.values.astype(x.dtype),
+            values.astype(x.dtype),
             x,
             (summed, ((), ())),
             preferred_element_type=dtype if self.scale is None else jnp.float32,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,10 @@ from marker_lm.data.tokenizers.training import TRAINERS
 from marker_lm.decoding.steps import extend
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.markers.template import reserved_tokens
-from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
 from marker_lm.plan.topology import Topology
 from marker_lm.sharding.mesh import make_mesh
-from marker_lm.sharding.rules import laid_out_params, use_mesh
+from marker_lm.sharding.rules import device_bytes, laid_out_cache, laid_out_decoding, use_mesh
 from marker_lm.training.optimizer import make_optimizer
 from marker_lm.training.run import model_config
 from marker_lm.training.step import abstract_batch, abstract_state, make_train_step
@@ -90,23 +88,13 @@ def lower(config: ConfigDict, topology: Topology, program: str):
         lowered = step.lower(state, batch)
     else:
         model = dataclasses.replace(model, lora=None)  # an engine merges it
-        params = laid_out_params(model, mesh)
+        params = laid_out_decoding(model, mesh)
         rows, size = config.decode.batch, config.train.length
         tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
         real = jax.ShapeDtypeStruct((rows, 1), jnp.bool)
+        cache = laid_out_cache(model, mesh, rows, size)
         with use_mesh(mesh):
-            cache = jax.eval_shape(functools.partial(init_cache, model, rows, size))
             step = jax.jit(functools.partial(extend, model), donate_argnums=1)
             lowered = step.lower(params, cache, tokens, real)
         sizes = {"parameters": params, "cache": cache}
     return lowered, {name: device_bytes(tree) for name, tree in sizes.items()}
-
-
-def device_bytes(tree) -> int:
-    """Bytes that a tree of laid out arrays takes of one device, without padding."""
-
-    def size(leaf) -> int:
-        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-        return math.prod(shape) * leaf.dtype.itemsize
-
-    return sum(map(size, jax.tree.leaves(tree)))

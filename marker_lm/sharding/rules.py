@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +11,9 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from marker_lm.model.cache import KVCache, init_cache
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.matrix import decoding_infos
 from marker_lm.model.params import abstract_arrays, abstract_params
 
 Tree = Any
@@ -78,14 +81,19 @@ def partition_spec(
     return PartitionSpec(*entries)
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tree:
-    """The tree of `NamedSharding` of the model's parameters. Raises ShardingError."""
+def info_shardings(infos: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
+    """The tree of `NamedSharding` of a tree of `ArrayInfo`. Raises ShardingError."""
 
     def sharding(path, info) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return NamedSharding(mesh, partition_spec(name, info.shape, info.axes, mesh, rules))
 
-    return jax.tree_util.tree_map_with_path(sharding, abstract_params(config))
+    return jax.tree_util.tree_map_with_path(sharding, infos)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tree:
+    """The same of the model's parameters. Raises ShardingError."""
+    return info_shardings(abstract_params(config), mesh, rules)
 
 
 def laid_out(tree: Tree, shardings: Tree) -> Tree:
@@ -98,6 +106,35 @@ def laid_out(tree: Tree, shardings: Tree) -> Tree:
 def laid_out_params(config: ModelConfig, mesh: Mesh, rules: Rules = RULES) -> Tree:
     """The same of the model's parameters. Raises ShardingError."""
     return laid_out(abstract_arrays(config), param_shardings(config, mesh, rules))
+
+
+def laid_out_decoding(
+    config: ModelConfig, mesh: Mesh, weights: str = "", rules: Rules = RULES
+) -> Tree:
+    """The same of what `decoding_params` makes of them. Raises ShardingError, ValueError."""
+    infos = decoding_infos(config, weights)
+    return laid_out(infos, info_shardings(infos, mesh, rules))
+
+
+def laid_out_cache(
+    config: ModelConfig, mesh: Mesh, rows: int, size: int, dtype: str = "", rules: Rules = RULES
+) -> KVCache:
+    """The same of `init_cache`."""
+    batch = rules["batch"] if rows % batch_shards(mesh, rules) == 0 else None
+    split = NamedSharding(mesh, PartitionSpec(batch, rules["kv_heads"]))
+    cache = jax.eval_shape(functools.partial(init_cache, config, rows, size, dtype))
+    shardings = jax.tree.map(lambda x: split if x.ndim == 4 else replicated(mesh), cache)
+    return laid_out(cache, shardings)
+
+
+def device_bytes(tree: Tree) -> int:
+    """Bytes that a tree of arrays, or of their laid out shapes, takes of one device."""
+
+    def size(leaf) -> int:
+        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(tree)))
 
 
 def batch_sharding(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:

@@ -1,44 +1,91 @@
-"""The memory of a job is what its cache and parameters take when it runs."""
+"""The memory of a decode job beside what the compiler says; what int8 costs in score."""
+
+import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
-from marker_lm.decoding import slots
-from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.guidance import Guidance
-from marker_lm.decoding.memory import job_memory
-from marker_lm.decoding.request import Request
-from marker_lm.decoding.sampling import Sampling
-from tests.decoding.small import make_engine
+from marker_lm.decoding import memory
+from marker_lm.decoding.engine import extend
+from marker_lm.decoding.memory import Job, check_memory, job_memory
+from marker_lm.decoding.quantization import compare_quantized
+from marker_lm.model.cpu import compiler_options
+from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.rules import laid_out_cache, laid_out_decoding, use_mesh
+from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
 
-
-def requests():
-    long = Sampling(max_tokens=150)
-    yield Request("x" * 90, Controls(asked=frozenset({"lang"})), long)
-    yield Request("short", Controls({"lang": "German"}), Sampling(max_tokens=5))
-
-
-def test_a_job_never_holds_more(monkeypatch):
-    engine, held = make_engine("compact"), []
-    advance = slots.Slots.advance
-
-    def watched(self, **how):
-        yield from advance(self, **how)
-        held.append(sum(leaf.nbytes for leaf in jax.tree.leaves(self._state)))
-
-    monkeypatch.setattr(slots.Slots, "advance", watched)
-    memory = job_memory(engine, [engine.answer(n, one) for n, one in enumerate(requests())])
-    assert len(list(engine.run(requests()))) == 2
-    assert max(held) <= memory.cache, "not more than was said"
-    assert max(held) >= memory.cache / 2, "and not far less"
-    assert memory.rows == engine.batch
-    assert memory.params == sum(leaf.nbytes for leaf in jax.tree.leaves(engine.params))
+CONFIG = small_config(
+    vocab=256, width=128, heads=4, kv_heads=2, head_size=32, ff=512, windows=(64, 0)
+)
+JOB = Job(rows=8, size=1024, prompt_rows=4, prompt_tokens=64)
 
 
-def test_guided_rows_have_slots_of_their_own():
-    engine = make_engine("compact")
-    plain = [engine.answer(0, Request("a", Controls({"lang": "Engl"})))]
-    guided = [engine.answer(0, Request("a", Controls({"lang": "Engl"}), guidance=Guidance(2.0)))]
-    one, two, both = (job_memory(engine, some) for some in (plain, guided, plain + guided))
-    assert both.cache == one.cache + two.cache and both.rows == one.rows + two.rows
-    assert job_memory(engine, []).cache == 0
-    assert str(one).endswith(f"of cache for {engine.batch} rows of up to {one.tokens} tokens")
+@pytest.mark.parametrize("split", [False, True], ids=["one device", "a mesh"])
+@pytest.mark.parametrize(("weights", "cache"), [("", ""), ("int8", "int8")])
+def test_it_is_what_the_compiler_says(split, weights, cache):
+    mesh = make_mesh(data=2, tensor=2) if split else make_mesh(devices=jax.devices()[:1])
+    job = dataclasses.replace(JOB, weights=weights, cache=cache)
+    found = job_memory(CONFIG, mesh, job)
+    with use_mesh(mesh):
+        compiled = (
+            jax.jit(functools.partial(extend, CONFIG), donate_argnums=1)
+            .lower(
+                laid_out_decoding(CONFIG, mesh, weights),
+                laid_out_cache(CONFIG, mesh, job.rows, job.size, cache),
+                jax.ShapeDtypeStruct((job.rows, 1), jnp.int32),
+                jax.ShapeDtypeStruct((job.rows, 1), bool),
+            )
+            .compile(compiler_options())
+            .memory_analysis()
+        )
+    arguments = compiled.argument_size_in_bytes
+    assert found.weights + found.cache == pytest.approx(arguments, rel=0.001)
+    assert found.need == pytest.approx(arguments + compiled.temp_size_in_bytes, rel=0.05)
+
+
+def test_rings_and_int8_are_counted():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    token = 2 * CONFIG.kv_heads * CONFIG.head_size * 4 * JOB.rows
+    windows = [window or JOB.size for window in CONFIG.layer_windows]
+    whole = job_memory(CONFIG, mesh, JOB)
+    assert whole.cache == token * sum(windows) + 4 * JOB.rows
+    small = job_memory(CONFIG, mesh, dataclasses.replace(JOB, cache="int8", weights="int8"))
+    assert small.cache < 0.29 * whole.cache and small.weights < 0.27 * whole.weights
+
+
+def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    need = job_memory(CONFIG, mesh, JOB).need
+    monkeypatch.setattr(memory, "device_memory", lambda _: need)
+    assert check_memory(CONFIG, mesh, JOB).need == need
+    monkeypatch.setattr(memory, "device_memory", lambda _: need - 1)
+    said = r"8 rows of up to 1024 tokens does not fit: a device needs .* what helps: --cache=int8"
+    with pytest.raises(MemoryError, match=said) as refused:
+        check_memory(CONFIG, mesh, JOB)
+    assert "--slots=4" in str(refused.value) and "at most 512 tokens" in str(refused.value)
+    monkeypatch.setattr(memory, "device_memory", lambda _: 1000)
+    with pytest.raises(MemoryError, match="it takes more devices"):
+        check_memory(CONFIG, mesh, JOB)
+
+
+def test_the_change_in_score_is_that_of_the_logits():
+    config = small_config(max_len=64)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    params = jax.tree.map(jnp.asarray, make_params(config))
+    tokens = random_tokens(config, 3, 20)
+    wanted = np.arange(20) >= 5
+    found = compare_quantized(
+        params, config, mesh, [(row, wanted) for row in tokens], "int8", "int8", 2
+    )
+    log_p = jax.nn.log_softmax(forward(config, params, *plain(tokens))[0][:, :-1])
+    nats = -np.take_along_axis(np.asarray(log_p), tokens[:, 1:, None], axis=-1)[:, 4:]
+    assert found.tokens == nats.size == 45
+    assert found.nats == pytest.approx(nats.mean(), abs=1e-5)
+    assert 0 < abs(found.change) < 0.05
+    assert found.quantized_weights < found.weights and found.quantized_cache < found.cache
+    assert "nats a token" in str(found)
+    with pytest.raises(ValueError, match="no token to score"):
+        compare_quantized(params, config, mesh, [([1, 2], [True, False])])
