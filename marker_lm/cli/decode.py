@@ -87,8 +87,9 @@ def run(args) -> None:
         rows = sweep(rows, args.sweep, engine)
     best = _best(args, engine, sampling)
     if args.dry_run:
-        _dry_run(engine, rows)
+        _dry_run(engine, rows, args)
         return
+    _check_memory(engine, rows, args)
     about = {
         name: getattr(args, name) for name in ("weights", "cache", "annotate", "best_of", "by")
     }
@@ -118,18 +119,34 @@ def _best(args, engine, sampling):
     return Best(args.best_of, check_ranking(engine, by))
 
 
-def _dry_run(engine, rows) -> None:
-    from marker_lm.decoding.memory import job_memory
+def _check_memory(engine, rows, args) -> None:
+    """Raises ValueError where the job would not fit; rows that are refused don't count."""
+    from marker_lm.decoding.memory import check_memory, find_job
 
-    answers = []
+    answers, _ = _answers(engine, rows)
+    check_memory(engine.config, engine.mesh, find_job(engine, answers, args.weights, args.cache))
+
+
+def _dry_run(engine, rows, args) -> None:
+    from marker_lm.decoding.memory import find_job, job_memory
+
+    answers, refused = _answers(engine, rows)
+    for number, reason in refused.items():
+        print(f"row {number}: {reason}")
+    print(f"{len(rows)} rows, {len(refused)} of them refused")
+    job = find_job(engine, answers, args.weights, args.cache)
+    print(f"memory: {job_memory(engine.config, engine.mesh, job)}")
+
+
+def _answers(engine, rows) -> tuple[list, dict[int, str]]:
+    """What the engine makes of the rows, and by their numbers why some are refused."""
+    answers, refused = [], {}
     for number, row in enumerate(rows, 1):
-        reason = row.error
+        if row.request is None:
+            refused[number] = row.error
+            continue
         try:
-            if row.request:
-                answers.append(engine.answer(number, row.request))
+            answers.append(engine.answer(number, row.request))
         except ValueError as error:
-            reason = str(error)
-        if reason:
-            print(f"row {number}: {reason}")
-    print(f"{len(rows)} rows, {len(rows) - len(answers)} of them refused")
-    print(f"memory: {job_memory(engine, answers)}")
+            refused[number] = str(error)
+    return answers, refused

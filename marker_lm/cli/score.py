@@ -69,13 +69,20 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--plot", metavar="FILE", help="HTML page of the calibration")
     parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
+    for name in ("weights", "cache"):
+        parser.add_argument(
+            f"--{name}",
+            choices=["int8"],
+            default="",
+            help=f"say what {name} in 8 bits change in the score; the lines stay as they are",
+        )
 
 
 def run(args) -> None:
     check_options(args)
     # JAX takes seconds to import; a slip in the arguments should not wait for it.
     from marker_lm.decoding.job import Job, hash_rows
-    from marker_lm.decoding.load import load_engine
+    from marker_lm.decoding.load import load_model
     from marker_lm.decoding.rows import read_rows
     from marker_lm.decoding.score_lines import ScoreLines
     from marker_lm.decoding.scoring import Scorer
@@ -85,7 +92,8 @@ def run(args) -> None:
     answered = args.given_completion or not category
     rows = list(read_rows(args.rows, ("prompt", "completion") if answered else ("prompt",)))
     step = find_step(args)
-    engine = load_engine(args.workdir, step)[0]
+    loaded = load_model(args.workdir, step)
+    engine = loaded.engine()
     for name in [*args.shown, *args.given]:
         engine.taxonomy.category(name)
     scorer = Scorer(engine)
@@ -125,6 +133,8 @@ def run(args) -> None:
         print(f"{job.done - job.errors} rows scored, {job.errors} errors: {args.out}")
     if args.calibration:
         report_calibration(args, job)
+    if args.weights or args.cache:
+        report_quantization(args, loaded, scorer, [row for row in rows if isinstance(row[1], dict)])
 
 
 def check_options(args) -> None:
@@ -138,6 +148,11 @@ def check_options(args) -> None:
     if (args.tokens or args.shown) and (args.posterior or args.calibration):
         raise ValueError(
             "--tokens and --shown are for log-likelihoods; leave them out, or leave out "
+            "--posterior and --calibration."
+        )
+    if (args.weights or args.cache) and (args.posterior or args.calibration):
+        raise ValueError(
+            "--weights and --cache compare the scores of completions; leave them out, or leave out "
             "--posterior and --calibration."
         )
     if args.plot and not args.calibration:
@@ -163,6 +178,25 @@ def read_prior(args, asked, rows) -> dict[str, float] | None:
             "a JSON file of value -> share."
         )
     return engine.seen.get(args.posterior, {})
+
+
+def report_quantization(args, loaded, scorer, rows) -> None:
+    """Prints what int8 changes in the score of lists and completions, and in memory."""
+    import numpy as np
+
+    from marker_lm.data.assembly import Kind
+    from marker_lm.decoding.quantization import compare_quantized
+    from marker_lm.decoding.score_lines import one_by_one
+
+    def score(some: list[dict]):
+        columns = [[row[key] for row in some] for key in ("prompt", "completion", "markers")]
+        return scorer.score(*columns, args.shown)
+
+    found = one_by_one(score, [row for _, row in rows])
+    wanted = (Kind.COMPLETION_MARKERS, Kind.COMPLETION)
+    pairs = [(one.ids, np.isin(one.kinds, wanted)) for one in found if not isinstance(one, str)]
+    model = loaded.params, loaded.model, loaded.mesh
+    print(compare_quantized(*model, pairs, args.weights, args.cache))
 
 
 def report_calibration(args, job) -> None:

@@ -33,7 +33,7 @@ class Engine:
     how many there are: all calls have the shapes that `batch` says.
 
     Args:
-      params: parameters on the mesh.
+      params: parameters on the mesh, as in training or, for speed, as `decoding_params` makes them.
       config: the model's.
       taxonomy, codec, layout, tokenizer, chat: as in training.
       mesh: where the parameters live.
@@ -73,12 +73,13 @@ class Engine:
         taxonomy=None,
         slots: int | None = None,
         mesh=None,
+        weights: str = "",
         cache: str = "",
     ) -> "Engine":
         """The Engine of a run's folder or of an exported one; see `load.load_engine`."""
         from marker_lm.decoding.load import load_engine
 
-        return load_engine(path, step, taxonomy, slots, mesh, cache)[0]
+        return load_engine(path, step, taxonomy, slots, mesh, weights, cache)[0]
 
     def generate(
         self,

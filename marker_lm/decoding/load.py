@@ -1,6 +1,10 @@
 """From a run's folder, or from an exported model, to an Engine."""
 
+import dataclasses
+from typing import Any
+
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from marker_lm.convert.check import check_tokenizer, model_config, own_dtype
@@ -13,16 +17,57 @@ from marker_lm.convert.checkpoint import (
 from marker_lm.convert.errors import ConvertError
 from marker_lm.convert.load import load_params as load_pretrained
 from marker_lm.convert.safetensors_file import read_json
-from marker_lm.data.setup import make_setup
+from marker_lm.data.setup import Setup, make_setup
 from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy, load_taxonomy
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import merge
+from marker_lm.model.matrix import decoding_params
 from marker_lm.sharding.mesh import mesh_here
-from marker_lm.sharding.rules import laid_out_params
+from marker_lm.sharding.rules import laid_out_params, use_mesh
 from marker_lm.training.checkpoints import load_about, load_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A trained model and all that belongs to it.
+
+    Attributes:
+      params: as in training, LoRA merged, on the mesh.
+      model, taxonomy, tokenizer, mesh: of the run.
+      config: that it was trained with; of an exported folder only what an Engine needs.
+      setup: codec, layout and chat template.
+      seen: the values in its training data, None where nothing says so.
+    """
+
+    params: Any
+    model: ModelConfig
+    taxonomy: Taxonomy
+    tokenizer: Tokenizer
+    mesh: Mesh
+    config: ConfigDict
+    setup: Setup
+    seen: dict | None
+
+    def engine(self, batch: int | None = None, weights: str = "", cache: str = "") -> Engine:
+        """An Engine; see `load_engine`."""
+        with use_mesh(self.mesh):
+            params, model = decoding_params(self.params, self.model, weights)
+        return Engine(
+            params,
+            model,
+            self.taxonomy,
+            self.setup.codec,
+            self.setup.layout,
+            self.tokenizer,
+            self.mesh,
+            batch or self.config.decode.batch,
+            self.setup.chat,
+            self.seen,
+            cache,
+        )
 
 
 def load_engine(
@@ -31,18 +76,32 @@ def load_engine(
     taxonomy: Taxonomy | None = None,
     batch: int | None = None,
     mesh=None,
+    weights: str = "",
     cache: str = "",
 ) -> tuple[Engine, ConfigDict]:
     """The Engine of a trained run, and the config that it was trained with.
+
+    Args:
+      workdir, step, taxonomy, mesh: see `load_model`, which says what it raises, too.
+      batch: rows decoded side by side; the config's decode.batch by default.
+      weights, cache: 'int8' for weights or key-value cache of a quarter or half the size; the
+        compute dtype by default.
+    """
+    loaded = load_model(workdir, step, taxonomy, mesh)
+    return loaded.engine(batch, weights, cache), loaded.config
+
+
+def load_model(
+    workdir: epath.PathLike, step: int | None = None, taxonomy: Taxonomy | None = None, mesh=None
+) -> Loaded:
+    """What a trained run is made of.
 
     Args:
       workdir: of `marker-lm train`, or a folder that `marker-lm convert` exported a run to; of that
         one's config only what an Engine needs is there.
       step: of the checkpoint; the newest undamaged one by default.
       taxonomy: that the caller expects; it must be the checkpoint's.
-      batch: rows decoded side by side; the config's decode.batch by default.
       mesh: where to put the parameters; the config's mesh over all devices by default.
-      cache: dtype of the key-value cache; the compute dtype by default.
 
     Raises:
       CheckpointError: no such checkpoint.
@@ -75,20 +134,7 @@ def load_engine(
         params = load_params(path / "checkpoints", laid_out_params(model, mesh), about["step"])
     params, model = merge(params, model)  # decoding steps are faster without factors
     setup = make_setup(config, trained, tokenizer)
-    engine = Engine(
-        params,
-        model,
-        trained,
-        setup.codec,
-        setup.layout,
-        tokenizer,
-        mesh,
-        batch or config.decode.batch,
-        setup.chat,
-        about.get("seen"),
-        cache,
-    )
-    return engine, config
+    return Loaded(params, model, trained, tokenizer, mesh, config, setup, about.get("seen"))
 
 
 def _read_exported(folder: epath.Path) -> dict:

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from marker_lm.decoding.slots import PROMPT_TOKENS, Answer, cache_size, prompt_size
 from marker_lm.model.cache import ring_size
 from marker_lm.model.config import ModelConfig
 from marker_lm.sharding.rules import (
@@ -90,17 +92,45 @@ def job_memory(config: ModelConfig, mesh, job: Job) -> JobMemory:
     )
 
 
+def find_job(engine, answers: Sequence[Answer], weights: str = "", cache: str = "") -> Job:
+    """What an Engine needs at most for these answers.
+
+    Args:
+      engine: an Engine.
+      answers: as `Engine.answer` gives them: nothing of them has been read yet.
+      weights, cache: that the Engine was loaded with.
+    """
+    most, rows = engine.config.max_len, 0
+    for ways in {len(answer.lanes) for answer in answers}:
+        rows += max(engine.batch // ways, 1) * ways
+    longest = max((_tokens(engine, answer) for answer in answers), default=1)
+    prompts = [len(lane.ids) for answer in answers for lane in answer.lanes]
+    tokens = prompt_size(max(prompts, default=1), most)
+    at_once = engine.programs.prompt_rows(PROMPT_TOKENS // tokens, max(rows, 1))
+    return Job(rows, cache_size(min(longest, most), most), at_once, tokens, weights, cache)
+
+
+def _tokens(engine, answer: Answer) -> int:
+    """The most tokens that a row of the cache holds for an answer."""
+    blocks = [
+        engine.grammar.room(lane.block.controls.pinned) if lane.block else 0
+        for lane in answer.lanes
+    ]
+    heads = [len(lane.ids) for lane in answer.lanes]
+    return max(map(sum, zip(heads, blocks, strict=True))) + answer.sampling.max_tokens
+
+
 def check_memory(config: ModelConfig, mesh, job: Job) -> JobMemory:
     """As `job_memory`.
 
     Raises:
-      MemoryError: a device has less than the job needs. One sentence that says what helps.
+      ValueError: a device has less than the job needs. One sentence that says what helps.
       ShardingError: as `job_memory`.
     """
     memory = job_memory(config, mesh, job)
     if memory.fits:
         return memory
-    raise MemoryError(
+    raise ValueError(
         f"decoding {job.rows} rows of up to {job.size} tokens does not fit: {memory}; "
         f"{_mend(config, mesh, job)}."
     )

@@ -9,6 +9,7 @@ from marker_lm.decoding import steps
 from marker_lm.decoding.steps import Answers, Feed, State, Written, round_up
 from marker_lm.model.cache import with_size
 from marker_lm.model.config import ModelConfig
+from marker_lm.sharding.mesh import compiler_options
 from marker_lm.sharding.rules import batch_shards, use_mesh
 
 
@@ -29,14 +30,15 @@ class Programs:
     ):
         self.params, self.config, self.mesh = params, config, mesh
         dtype = cache or None
-        self._empty = jax.jit(
+        jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
+        self._empty = jit(
             functools.partial(steps.empty, config, dtype), static_argnames=("rows", "size")
         )
-        self._read = jax.jit(functools.partial(steps.read, config, dtype))
-        self._put = jax.jit(steps.put, donate_argnums=0)
-        self._fit = jax.jit(fit, static_argnums=1)
-        self._write = jax.jit(functools.partial(steps.write, config, ends, size), donate_argnums=1)
-        self._pick = jax.jit(steps.pick)
+        self._read = jit(functools.partial(steps.read, config, dtype))
+        self._put = jit(steps.put, donate_argnums=0)
+        self._fit = jit(fit, static_argnums=1)
+        self._write = jit(functools.partial(steps.write, config, ends, size), donate_argnums=1)
+        self._pick = jit(steps.pick)
 
     def prompt_rows(self, wanted: int, most: int) -> int:
         """How many prompts are read at a time, if so many are wanted and there are `most` slots:
@@ -47,12 +49,6 @@ class Programs:
         """Slots without rows."""
         with use_mesh(self.mesh):
             return self._empty(rows=rows, size=size)
-
-    def state_bytes(self, rows: int, size: int) -> int:
-        """Bytes of `empty`, on all devices together; nothing is made."""
-        with use_mesh(self.mesh):
-            leaves = jax.tree.leaves(self._empty.eval_shape(rows=rows, size=size))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     def fit(self, state: State, size: int) -> State:
         """The slots with a cache of another size."""

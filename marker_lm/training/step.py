@@ -12,6 +12,7 @@ import optax
 
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.params import init_params
+from marker_lm.sharding.mesh import compiler_options
 from marker_lm.sharding.rules import (
     batch_sharding,
     laid_out,
@@ -166,16 +167,6 @@ def make_train_step(
         return state, {"loss": loss, "grad_norm": grad_norm, **sums, **facts}
 
     return _traced_on(mesh, train_step)
-
-
-def compiler_options(mesh) -> dict[str, str]:
-    """What XLA is told about the step: on CPUs, to order it such that it needs little memory.
-
-    By default it orders for products side by side, which few cores gain nothing from.
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return {}
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def make_eval_step(config: ModelConfig, mesh, train):

@@ -94,16 +94,16 @@ def test_rows_of_markers_begin_as_their_words_but_are_kept_from_an_export(run, t
     before = np.asarray(load_file(run / "theirs/model.safetensors")["lm_head.weight"], np.float32)
     row, words = rows_of(engine)[3]
     assert row >= ByteTokenizer.size
-    got = np.asarray(engine.params["head"])[row]
+    got = np.asarray(engine.params["head"].values)[row]
     np.testing.assert_allclose(got, before[list(words)].mean(0), atol=0.05)  # some steps at 1e-3
     assert np.abs(got - before[row]).max() > 0.05
 
     write_data(tmp_path, train=16, heldout=2)
     theirs = (engine.params, engine.config, engine.tokenizer, engine.taxonomy, config.to_dict())
     export(tmp_path / "theirs", *theirs)
-    kept = np.asarray(engine.params["head"])[row]
+    kept = np.asarray(engine.params["head"].values)[row]
     train(pretrained_config(tmp_path), tmp_path / "work", quiet)
-    again = np.asarray(load_engine(tmp_path / "work")[0].params["head"])[row]
+    again = np.asarray(load_engine(tmp_path / "work")[0].params["head"].values)[row]
     np.testing.assert_allclose(again, kept, atol=0.02)
 
 
@@ -136,7 +136,7 @@ def test_marker_ids_that_do_not_fit_make_the_tables_longer(run, tmp_path):
     train(pretrained_config(tmp_path), tmp_path / "work", quiet)
     engine, _ = load_engine(tmp_path / "work")
     assert engine.config.vocab == 384
-    assert engine.params["embedding"].shape == (384, 32)
+    assert engine.params["embedding"].values.shape == (384, 32)
 
 
 def test_a_tokenizer_of_a_model_that_is_not_named_is_an_error(tmp_path):

@@ -110,10 +110,8 @@ def test_norms_stay_and_tables_are_one_matrix():
         for name, x in flatten_dict(params["layers"][1], sep="/").items()
         if not isinstance(x, Matrix)
     }
-    assert kept == {
-        "attention_norm", "mlp_norm",
-        *(f"attention/{name}" for name in ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm")),
-    }  # fmt: skip
+    parts = ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm")
+    assert kept == {"attention_norm", "mlp_norm", *(f"attention/{name}" for name in parts)}
     hidden = np.random.default_rng(1).normal(size=(2, config.width)).astype(np.float32)
     table = head_table(params, config)
     np.testing.assert_allclose(
