@@ -105,23 +105,15 @@ def test_likelihoods_are_those_of_the_logits():
 def test_norms_stay_and_tables_are_one_matrix():
     config = CONFIGS[1]
     params, _ = decoding_params(make_params(config), config, "int8")
-    kept = {
-        name
-        for name, x in flatten_dict(params["layers"][1], sep="/").items()
-        if not isinstance(x, Matrix)
-    }
-    parts = ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm")
-    assert kept == {"attention_norm", "mlp_norm", *(f"attention/{name}" for name in parts)}
+    layer = flatten_dict(params["layers"][1], sep="/")
+    kept = {name for name, x in layer.items() if not isinstance(x, Matrix)}
+    attention = ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm")
+    assert kept == {"attention_norm", "mlp_norm", *(f"attention/{name}" for name in attention)}
     hidden = np.random.default_rng(1).normal(size=(2, config.width)).astype(np.float32)
     table = head_table(params, config)
-    np.testing.assert_allclose(
-        head_logits(table, config, hidden),
-        hidden @ np.asarray(table.dense(np.float32)).T,
-        atol=1e-5,
-    )
-    np.testing.assert_array_equal(
-        table.rows(np.array([3, 0])), table.dense(np.float32)[np.array([3, 0])]
-    )
+    dense = np.asarray(table.dense(np.float32))
+    np.testing.assert_allclose(head_logits(table, config, hidden), hidden @ dense.T, atol=1e-5)
+    np.testing.assert_array_equal(table.rows(np.array([3, 0])), dense[[3, 0]])
 
 
 def test_what_is_refused():
