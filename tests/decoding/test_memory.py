@@ -13,9 +13,8 @@ from marker_lm.decoding.engine import extend
 from marker_lm.decoding.memory import Job, check_memory, job_memory
 from marker_lm.decoding.quantization import compare_quantized
 from marker_lm.model.cache import init_cache
-from marker_lm.sharding.mesh import make_mesh
+from marker_lm.sharding.mesh import compiler_options, make_mesh
 from marker_lm.sharding.rules import laid_out_cache, laid_out_decoding, use_mesh
-from marker_lm.sharding.mesh import compiler_options
 from tests.model.helpers import forward, make_params, plain, random_tokens, small_config
 
 CONFIG = small_config(
