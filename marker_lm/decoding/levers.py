@@ -47,8 +47,8 @@ def sweep(
 
 def sweep_values(engine: Engine, category: str) -> tuple[str, ...]:
     """All values of a closed category that the model writes; else MarkerError."""
+    known = engine.taxonomy.category(category)
     check_lever(category, engine.layout.completion_side)
-    known = engine.taxonomy.categories[category]
     if not known.is_closed:
         raise MarkerError(
             f"'{category}' is a number, so its values can't all be tried; give some of them."
@@ -114,8 +114,9 @@ def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str,
             f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r} or (category, value)."
         )
     category, value = by
+    value = engine.taxonomy.check(category, value)
     engine.posterior([], category)  # a slip should not wait for the answers
-    return category, engine.taxonomy.check(category, value)
+    return category, value
 
 
 def rank(
