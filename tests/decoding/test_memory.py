@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from marker_lm.decoding import memory
-from marker_lm.decoding.engine import extend
 from marker_lm.decoding.memory import Job, check_memory, job_memory
 from marker_lm.decoding.quantization import compare_quantized
+from marker_lm.decoding.steps import extend
 from marker_lm.model.cache import init_cache
 from marker_lm.sharding.mesh import compiler_options, make_mesh
 from marker_lm.sharding.rules import laid_out_cache, laid_out_decoding, use_mesh
