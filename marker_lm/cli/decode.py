@@ -135,7 +135,8 @@ def _dry_run(engine, rows, args) -> None:
         print(f"row {number}: {reason}")
     print(f"{len(rows)} rows, {len(refused)} of them refused")
     job = find_job(engine, answers, args.weights, args.cache)
-    print(f"memory: {job_memory(engine.config, engine.mesh, job)}")
+    memory = job_memory(engine.config, engine.mesh, job)
+    print(f"memory: for {job.rows} rows of up to {job.size} tokens {memory}")
 
 
 def _answers(engine, rows) -> tuple[list, dict[int, str]]:

@@ -199,4 +199,4 @@ def _of_prompts(config: ModelConfig, mesh, job: Job, tensor: int) -> int:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

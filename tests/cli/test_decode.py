@@ -214,7 +214,7 @@ def test_a_dry_run_answers_nothing(call, workdir, tmp_path):
     assert "row 3: lang='jp' is not a value" in refused[1]
     assert "p.jsonl:4: ban is 3, not a list" in refused[2]
     assert count == "4 rows, 3 of them refused"
-    assert memory.startswith("memory: ") and "of cache for 8 rows of up to" in memory
+    assert memory.startswith("memory: ") and "for 8 rows of up to" in memory
 
 
 def test_a_killed_job_goes_on(call, workdir, tmp_path):

@@ -14,7 +14,7 @@ from marker_lm.convert.export import export
 from marker_lm.convert.load import load_config, load_params, with_marker_rows
 from marker_lm.data.tokenizers.base import TokenizerError
 from marker_lm.data.tokenizers.bytes import ByteTokenizer
-from marker_lm.decoding.load import load_engine
+from marker_lm.decoding.load import load_engine, load_model
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.markers.definitions import marker_rows
@@ -57,24 +57,22 @@ def test_the_architecture_is_that_of_the_checkpoint(run):
 
 
 def test_training_begins_with_the_weights_of_the_checkpoint(run):
-    engine, _ = load_engine(run / "work")
+    run_of_it = load_model(run / "work")
     config = load_config(run / "theirs", max_len=128, scan=False)
-    assert dataclasses.replace(engine.config, vocab=384) == config
+    assert dataclasses.replace(run_of_it.model, vocab=384) == config
     theirs = load_params(open_pretrained(run / "theirs"), config, make_mesh())
-    theirs = with_marker_rows(theirs, rows_of(engine))
+    theirs = with_marker_rows(theirs, rows_of(run_of_it))
 
     def distance(a, b):
         return float(np.abs(np.asarray(a) - np.asarray(b)).max())
 
-    moved = jax.tree.map(distance, engine.params, theirs)
+    moved = jax.tree.map(distance, run_of_it.params, theirs)
     assert 0 < max(jax.tree.leaves(moved)) < 0.05  # some steps at 1e-3
 
 
 def test_an_export_answers_and_scores_as_the_run(run):
     ours, config = load_engine(run / "work", batch=2)
-    export(
-        run / "exported", ours.params, ours.config, ours.tokenizer, ours.taxonomy, config.to_dict()
-    )
+    write_export(run / "work", run / "exported")
     theirs, found = load_engine(run / "exported", batch=2)
     assert theirs.config == ours.config
     assert theirs.layout == ours.layout
@@ -85,32 +83,34 @@ def test_an_export_answers_and_scores_as_the_run(run):
     assert Scorer(ours).posterior(PROMPTS, "lang") == Scorer(theirs).posterior(PROMPTS, "lang")
 
 
-def rows_of(engine):
-    return marker_rows(engine.taxonomy, engine.codec, engine.tokenizer)
+def rows_of(loaded):
+    return marker_rows(loaded.taxonomy, loaded.setup.codec, loaded.tokenizer)
+
+
+def write_export(work, folder) -> None:
+    one = load_model(work)
+    export(folder, one.params, one.model, one.tokenizer, one.taxonomy, one.config.to_dict())
 
 
 def test_rows_of_markers_begin_as_their_words_but_are_kept_from_an_export(run, tmp_path):
-    engine, config = load_engine(run / "work")
+    loaded = load_model(run / "work")
     before = np.asarray(load_file(run / "theirs/model.safetensors")["lm_head.weight"], np.float32)
-    row, words = rows_of(engine)[3]
+    row, words = rows_of(loaded)[3]
     assert row >= ByteTokenizer.size
-    got = np.asarray(engine.params["head"].values)[row]
+    got = np.asarray(loaded.params["head"])[row]
     np.testing.assert_allclose(got, before[list(words)].mean(0), atol=0.05)  # some steps at 1e-3
     assert np.abs(got - before[row]).max() > 0.05
 
     write_data(tmp_path, train=16, heldout=2)
-    theirs = (engine.params, engine.config, engine.tokenizer, engine.taxonomy, config.to_dict())
-    export(tmp_path / "theirs", *theirs)
-    kept = np.asarray(engine.params["head"].values)[row]
+    write_export(run / "work", tmp_path / "theirs")
     train(pretrained_config(tmp_path), tmp_path / "work", quiet)
-    again = np.asarray(load_engine(tmp_path / "work")[0].params["head"].values)[row]
-    np.testing.assert_allclose(again, kept, atol=0.02)
+    again = np.asarray(load_model(tmp_path / "work").params["head"])[row]
+    np.testing.assert_allclose(again, got, atol=0.02)
 
 
 def test_a_damaged_export_is_refused(run, tmp_path):
-    ours, config = load_engine(run / "work", batch=2)
     folder = tmp_path / "exported"
-    export(folder, ours.params, ours.config, ours.tokenizer, ours.taxonomy, config.to_dict())
+    write_export(run / "work", folder)
     taxonomy = (folder / "taxonomy.yaml").read_text()
     (folder / "taxonomy.yaml").write_text(taxonomy.replace("The language.", "A language."))
     with pytest.raises(ConvertError, match="not the taxonomy"):
@@ -134,9 +134,9 @@ def test_marker_ids_that_do_not_fit_make_the_tables_longer(run, tmp_path):
     write_pretrained(tmp_path / "theirs", vocab_size=262)
     write_data(tmp_path, train=8, heldout=2)
     train(pretrained_config(tmp_path), tmp_path / "work", quiet)
-    engine, _ = load_engine(tmp_path / "work")
-    assert engine.config.vocab == 384
-    assert engine.params["embedding"].values.shape == (384, 32)
+    loaded = load_model(tmp_path / "work")
+    assert loaded.model.vocab == 384
+    assert loaded.params["embedding"].shape == (384, 32)
 
 
 def test_a_tokenizer_of_a_model_that_is_not_named_is_an_error(tmp_path):
