@@ -1,0 +1,1 @@
+"""Public benchmarks by their official definitions, one a file."""
