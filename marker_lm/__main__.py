@@ -16,6 +16,7 @@ VERBS = {
     "chat": "talk with a model in the terminal, with markers as levers",
     "score": "log-likelihoods of completions, posteriors over a category's values",
     "evaluate": "measure trained arms on held-out rows",
+    "benchmark": "score answers to a public benchmark by its official definition",
     "convert": "Hugging Face folders and GGUF files in, trained models out",
     "report": "write the HTML report of an evaluation",
     "demo": "the whole loop on the embedded Atlas: data, training, evaluation, report",

@@ -47,7 +47,9 @@ class IFEval(Benchmark):
     def items(self, id: str, row: Mapping[str, Any]) -> Iterable[Item]:
         kinds, kwargs = row.get("instruction_id_list"), row.get("kwargs")
         if not (isinstance(kinds, list) and isinstance(kwargs, list) and len(kinds) == len(kwargs)):
-            raise RowError("'instruction_id_list' and 'kwargs' are not lists of one length", "facts")
+            raise RowError(
+                "'instruction_id_list' and 'kwargs' are not lists of one length", "facts"
+            )
         if not kinds:
             raise RowError("the row has no constraint", "facts")
         facts = {"kinds": kinds, "kwargs": [one or {} for one in kwargs]}
@@ -98,7 +100,11 @@ class IFEval(Benchmark):
         return scores
 
     def lines(self, rows: Sequence[Row]) -> list[Line]:
-        return [Line(group, _accuracies(group, own)) for group, own in by_group(rows).items()]
+        return [
+            Line(group, _accuracies(group, own))
+            for group, own in by_group(rows).items()
+            if group == ALL or group in self._checkers
+        ]
 
     def notes(self, rows: Sequence[Row]) -> Iterable[str]:
         unchecked = Counter(
@@ -123,7 +129,9 @@ def _accuracies(group: str, rows: Sequence[Row]) -> dict[str, Interval]:
         held = [
             float(followed)
             for row in rows
-            for kind, followed in zip(row.scores["kinds"], row.scores["followed"][mode], strict=True)
+            for kind, followed in zip(
+                row.scores["kinds"], row.scores["followed"][mode], strict=True
+            )
             if group in (ALL, kind)
         ]
         metrics[f"constraint_{mode}"] = mean_interval(np.asarray(held))

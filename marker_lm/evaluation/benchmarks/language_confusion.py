@@ -147,7 +147,7 @@ class LanguageConfusion(Benchmark):
         ]
         if empty:
             yield (
-                f"In {len(empty)} groups nothing could be looked at for LPR or WPR, which is 1 then: "
+                f"In {len(empty)} groups there was nothing to look at for LPR or WPR, so it is 1: "
                 f"{', '.join(empty[:5])}{', ...' if empty[5:] else ''}."
             )
         if not self.words:

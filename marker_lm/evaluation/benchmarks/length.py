@@ -16,6 +16,8 @@ ALPACA_EVAL_LI = "words (NLTK)"  # the unit of AlpacaEval-LI
 # How AlpacaEval-LI asks (arXiv 2406.17744, section 3.1).
 _LIMITED = "Answer the following instruction using {limit} words or less.\n\n{instruction}"
 _NEAR = 0.2  # share of the asked length
+# Units that measure how long a text is; sentences and paragraphs are other questions.
+_OF_TEXT = [unit for unit in UNITS if not unit.startswith(("sentences", "paragraphs"))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +130,8 @@ class Length(Benchmark):
         }
         if numbers and not self.marker:
             yield (
-                f"The answers were decoded with {', '.join(sorted(numbers))} pinned; give --taxonomy"
-                f" to have its unit compared with {self.unit}."
+                f"The answers were decoded with {', '.join(sorted(numbers))} pinned; give "
+                f"--taxonomy to have its unit compared with {self.unit}."
             )
 
     def warnings(self, taxonomy, pinned: Iterable[str]) -> Iterable[str]:
@@ -139,11 +141,12 @@ class Length(Benchmark):
             category = taxonomy.categories.get(name) if taxonomy else None
             while category and category.of:  # a bucket has the unit of its number
                 category = taxonomy.categories[category.of]
-            if category and category.unit and category.unit != self.unit:
+            meant = category and (name == self.marker or category.unit in _OF_TEXT)
+            if meant and category.unit != self.unit:
                 yield (
                     f"the marker '{name}' counts {category.unit}, but this benchmark counts "
-                    f"{self.unit}: a number means another length in each, so neither violations nor "
-                    f"errors measure obedience; set unit={category.unit!r}, or train a marker in "
+                    f"{self.unit}: a number means another length in each, so neither violations "
+                    f"nor errors measure obedience; set unit={category.unit!r}, or train a marker in "
                     f"{self.unit}"
                 )
 

@@ -62,7 +62,9 @@ class Translation(Benchmark):
             raise RowError("the row has no 'target_language' or 'language'", "missing field")
         source = row.get("source_text") or row.get("input") or row.get("source")
         if self.comet and not isinstance(source, str):
-            raise RowError("the row has no text 'source_text' or 'input', which COMET needs", "text")
+            raise RowError(
+                "the row has no text 'source_text' or 'input', which COMET needs", "text"
+            )
         facts = {"references": references_of(row), "language": language, "source": source}
         yield Item(id, prompt_of(row), facts, groups=(language,))
 
