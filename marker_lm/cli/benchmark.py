@@ -113,7 +113,8 @@ def _given(args, benchmark, items):
     if args.answers:
         pairs, notes = read_answers(items, args.answers)
     taxonomy = load_taxonomy(args.taxonomy) if args.taxonomy else None
-    pinned = {c for _, answer in pairs if answer for c in answer.get("pinned") or ()}
+    given = [answer for _, answer in pairs if answer]
+    pinned = {c: a["markers"].get(c) for a in given for c in a.get("pinned") or ()}
     return pairs, [*_warnings(benchmark, taxonomy, pinned), *notes]
 
 
@@ -127,7 +128,7 @@ def _decoded(args, benchmark, items, pins):
     engine, _ = load_engine(args.workdir, args.step, batch=args.batch)
     everywhere = Controls(pins, frozenset(args.ban), frozenset(args.ask))
     check_controls(everywhere, engine.taxonomy, engine.layout.completion_side)
-    pinned = {*pins, *(category for item in items for category in item.pins)}
+    pinned = pins | {c: v for item in items for c, v in item.pins.items()}
     notes = _warnings(benchmark, engine.taxonomy, pinned)
     sampling = Sampling(
         temperature=args.temperature,
@@ -143,7 +144,7 @@ def _decoded(args, benchmark, items, pins):
 
 def _warnings(benchmark, taxonomy, pinned) -> list[str]:
     """Printed at once, on stderr, and kept in the result."""
-    found = [f"Warning: {warning}." for warning in benchmark.warnings(taxonomy, sorted(pinned))]
+    found = [f"Warning: {warning}." for warning in benchmark.warnings(taxonomy, pinned)]
     print(*found, sep="\n", end="\n" if found else "", file=sys.stderr)
     return found
 

@@ -105,9 +105,9 @@ class Benchmark:
         """What a reader must know to read the figures rightly, a sentence each."""
         return ()
 
-    def warnings(self, taxonomy, pinned: Iterable[str]) -> Iterable[str]:
-        """What is likely to be wrong about these pinned categories of this taxonomy; `taxonomy` is
-        None where answers came from a file alone."""
+    def warnings(self, taxonomy, pinned: Mapping[str, Any]) -> Iterable[str]:
+        """What is likely to be wrong about what was pinned, categories with one of their values;
+        `taxonomy` is None where answers came from a file alone."""
         return ()
 
     def answer(

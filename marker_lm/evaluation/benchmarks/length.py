@@ -122,23 +122,18 @@ class Length(Benchmark):
 
     def notes(self, rows: Sequence[Row]) -> Iterable[str]:
         yield f"Lengths are in {self.unit}."
-        numbers = {
-            category
-            for row in rows
-            for category in (row.answer or {}).get("pinned") or ()
-            if isinstance(row.answer["markers"].get(category), int)
-        }
-        if numbers and not self.marker:
-            yield (
-                f"The answers were decoded with {', '.join(sorted(numbers))} pinned; give "
-                f"--taxonomy to have its unit compared with {self.unit}."
-            )
 
-    def warnings(self, taxonomy, pinned: Iterable[str]) -> Iterable[str]:
+    def warnings(self, taxonomy, pinned: Mapping[str, Any]) -> Iterable[str]:
         """Marker and benchmark must count the same: numbers copied from one unit to another make
         slack, and slack looks like obedience."""
-        for name in pinned:
-            category = taxonomy.categories.get(name) if taxonomy else None
+        numbers = [name for name, value in pinned.items() if isinstance(value, int)]
+        if numbers and taxonomy is None:
+            yield (
+                f"the answers were decoded with {', '.join(numbers)} pinned, in a unit that is not "
+                f"known here; give --taxonomy to have it compared with {self.unit}"
+            )
+        for name in pinned if taxonomy else ():
+            category = taxonomy.categories.get(name)
             while category and category.of:  # a bucket has the unit of its number
                 category = taxonomy.categories[category.of]
             meant = category and (name == self.marker or category.unit in _OF_TEXT)
@@ -146,8 +141,8 @@ class Length(Benchmark):
                 yield (
                     f"the marker '{name}' counts {category.unit}, but this benchmark counts "
                     f"{self.unit}: a number means another length in each, so neither violations "
-                    f"nor errors measure obedience; set unit={category.unit!r}, or train a marker in "
-                    f"{self.unit}"
+                    f"nor errors measure obedience; set unit={category.unit!r}, or train a marker "
+                    f"in {self.unit}"
                 )
 
 

@@ -44,18 +44,19 @@ class Likelihood(Benchmark):
     category: whose values are strata
     strata: file of frozen strata (`marker-lm stats --freeze`); its category and its head and tail
       are taken then; '' for none
-    list: that a model with markers is scored after: 'true' (the row's) or 'own' (what it infers)
+    markers: in the list that a model with markers is scored after: 'true' (the row's) or 'own'
+      (what it infers)
     """
 
     category: str = "lang"
     strata: str = ""
-    list: str = "true"
+    markers: str = "true"
 
     name = "likelihood"
 
     def __post_init__(self):
-        if self.list not in _LISTS:
-            raise ValueError(f"likelihood: list is {self.list!r}; it is 'true' or 'own'")
+        if self.markers not in _LISTS:
+            raise ValueError(f"likelihood: markers is {self.markers!r}; it is 'true' or 'own'")
 
     @functools.cached_property
     def _frozen(self) -> Mapping[str, Any]:
@@ -92,7 +93,7 @@ class Likelihood(Benchmark):
         """Scores of the references; pins of `controls` go into the list before all else."""
         prompts = [item.prompt for item in items]
         levers = engine.layout.completion_side
-        if self.list == "own" and levers:
+        if self.markers == "own" and levers:
             short = dataclasses.replace(sampling, max_tokens=1)
             lists = [result.markers for result in engine.generate(prompts, controls, short)]
         else:

@@ -43,8 +43,9 @@ class QualityLever(Benchmark):
 
     A row has a prompt or instruction. Each is answered once for every value of the category,
     pinned; the table has the mean grade of each value, and `best_minus_worst`: the first value's
-    grade minus the last one's, paired by prompt. A judge that also gave the training data its quality tags
-    measures obedience to itself, so the tagger has to be named, and is refused as a judge.
+    grade minus the last one's, paired by prompt. A judge that also gave the training data its
+    quality tags measures obedience to itself, so the tagger has to be named, and is refused as a
+    judge.
 
     endpoint: of the judge, as in configs/annotate.py: endpoint.url, endpoint.model, ...
     tagger: url and model that gave the data its quality; tagger.model=none where no model did
@@ -121,12 +122,13 @@ class QualityLever(Benchmark):
         if str(self.endpoint.get("model")).casefold() == str(self.tagger["model"]).casefold():
             yield "The judge has the name of the tagger, at another address: is it another model?"
 
-    def warnings(self, taxonomy, pinned: Iterable[str]) -> Iterable[str]:
+    def warnings(self, taxonomy, pinned: Mapping[str, Any]) -> Iterable[str]:
         if taxonomy is None:
-            return
+            return ()
         known = taxonomy.category(self.category).values
         if missing := [value for value in self.values if str(value) not in known]:
             raise MarkerError(
                 f"quality_lever: '{self.category}' has no value {missing[0]!r}; it has "
                 f"{', '.join(known)}"
             )
+        return ()
