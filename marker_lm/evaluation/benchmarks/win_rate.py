@@ -44,6 +44,7 @@ Give your reasons in a sentence or two. End with one line: [[A]] if A is better,
 better, [[C]] if neither is."""
 _VERDICT = r"\[\[([ABC])\]\]"
 _POINTS = {"A": 1.0, "C": 0.5, "B": 0.0}  # of the answer that stands first
+_FAR = 0.1  # a difference of win rates
 _STRENGTH = 100.0  # inverse of the weight of the L2 penalty
 
 
@@ -136,6 +137,14 @@ class WinRate(Benchmark):
 
     def notes(self, rows: Sequence[Row]) -> Iterable[str]:
         yield f"The judge is {self.endpoint.get('model')}; each pair was judged in both orders."
+        for line in self.lines(rows):
+            rate, controlled = (line.metrics.get(m) for m in ("win_rate", "length_controlled"))
+            same_answers = controlled and controlled.n == rate.n
+            if same_answers and abs(controlled.mean - rate.mean) > _FAR:
+                yield (
+                    f"The length-controlled rate of '{line.group}' is far from its win rate: "
+                    "lengths differ mostly one way, so it is an extrapolation."
+                )
         if broke := sum(row.scores.get("violation", 0) == 1 for row in rows):
             yield (
                 f"{broke} answers over their limit lost without being judged; the "

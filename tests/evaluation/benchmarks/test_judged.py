@@ -103,6 +103,16 @@ def test_length_control_takes_out_what_length_explains():
     assert length_controlled(better, longer) == pytest.approx(0.75, abs=0.04)
 
 
+def test_an_extrapolation_is_said(tmp_path):
+    with serving(by_word) as server:
+        data = rows(*["plain and of a middling length", "plain"] * 10)
+        answers = ["bad", "good but very much longer than the other one"] * 9 + ["good", "good"]
+        result = scored(tmp_path, "win_rate", data, answers, endpoint=endpoint(server))
+    found = table(result)["all"]
+    assert abs(found["win_rate"] - found["length_controlled"]) > 0.1
+    assert any("it is an extrapolation" in note for note in result.notes)
+
+
 def test_length_control_of_one_constant_is_the_logistic_of_the_odds():
     # Differences that are as often so much more as less leave the constant its own odds.
     scores, longer = [1, 1, 1, 0, 1, 1, 1, 0], [5] * 4 + [-5] * 4
