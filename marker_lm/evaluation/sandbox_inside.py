@@ -73,21 +73,24 @@ def write(path: str, text: str) -> None:
 
 
 def leave_namespaces() -> bool:
-    """Leaves the machine's network, processes, mounts, ...; says whether it needed a user namespace.
+    """Leaves the machine's network, processes, mounts and so on.
 
-    Real root does not: it has the rights already, and can become nobody for the steps.
+    Root needs no user namespace for that. Says whether the steps can become another user, nobody;
+    else they stay this one, in a namespace where it has no rights.
     """
     spaces = (
         CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
     )
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0 and libc.unshare(spaces) == 0:
-        return False
+        with open("/proc/self/uid_map") as f:
+            ranges = [tuple(map(int, line.split())) for line in f]
+        return any(first <= NOBODY < first + count for first, _, count in ranges)
     call("leaving the machine's namespaces", libc.unshare(spaces | CLONE_NEWUSER))
     write("/proc/self/setgroups", "deny")
     write("/proc/self/uid_map", f"0 {uid} 1")
     write("/proc/self/gid_map", f"0 {gid} 1")
-    return True
+    return False
 
 
 def build_root(job: dict, owner: int) -> None:
@@ -154,8 +157,8 @@ def write_files(job: dict, folder: str, owner: int | None) -> None:
             with open(path, "w", encoding="utf-8", errors="surrogatepass") as f:
                 f.write(job["files_text"][name])
     if owner is not None:
-        for folder, _, names in os.walk(folder):
-            for path in [folder, *(os.path.join(folder, name) for name in names)]:
+        for parent, _, names in os.walk(folder):
+            for path in [parent, *(os.path.join(parent, name) for name in names)]:
                 os.chown(path, owner, owner)
 
 
@@ -331,7 +334,7 @@ def main() -> None:
         print(json.dumps({"outcomes": run_steps(job, job["folder"], isolated=False, drop=False)}))
         return
     try:
-        drop = not leave_namespaces()
+        drop = leave_namespaces()
     except SetupError as error:
         print(json.dumps({"error": str(error)}))
         return
