@@ -1,0 +1,284 @@
+"""HumanEvalPack: programs in six languages, run against their tests in a sandbox."""
+
+import dataclasses
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from marker_lm.data.example import RowError
+from marker_lm.evaluation.benchmarks.base import (
+    Answer,
+    Benchmark,
+    Item,
+    Line,
+    Row,
+    Scores,
+    Skip,
+    by_group,
+    text_of,
+)
+from marker_lm.evaluation.benchmarks.records import Record
+from marker_lm.evaluation.code_answers import LANGUAGE_NAMES, LANGUAGES, extract_program, name_in
+from marker_lm.evaluation.pass_at_k import pass_at_k
+from marker_lm.evaluation.sandbox import Limits, Outcome, check_sandbox, run_sandboxed
+from marker_lm.evaluation.statistics import mean_interval
+from marker_lm.evaluation.checked_programs import checked_program
+from marker_lm.evaluation.toolchains import MissingToolchain, toolchain
+from marker_lm.markers.category import mend
+from marker_lm.progress import Progress
+
+TASKS = ("synthesize", "repair", "repair_docs", "translate")
+# Wall time that compiling and running may take each, in seconds: the official harness's.
+SECONDS = {"python": 10, "js": 10, "java": 10, "go": 20, "cpp": 60, "rust": 300}
+_FIELDS = (
+    "task_id",
+    "language",
+    "prompt",
+    "declaration",
+    "canonical_solution",
+    "buggy_solution",
+    "test",
+    "entry_point",
+    "signature",
+    "instruction",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class HumanEvalPack(Benchmark):
+    """HumanEvalPack (Muennighoff et al. 2023, arXiv 2308.07124): pass@k per language.
+
+    The data is the published humanevalpack.jsonl. Prompts are the official 'instruct' ones: what is
+    given, what is asked, a blank line and the code to go on from. 'synthesize' asks for a function
+    by its description; 'repair' gives a wrong one and its tests (HumanEvalFixTests), 'repair_docs'
+    a wrong one and its description; 'translate' gives a right one in another language, for all
+    ordered pairs of the languages that the data has. Each answer is one sample; give several
+    an item for pass@k with k over 1. Several samples are better drawn at a temperature (OctoPack:
+    20 samples at 0.2).
+
+    task: 'synthesize', 'repair', 'repair_docs' or 'translate'
+    languages: those to ask for, of python, js, java, go, cpp and rust
+    k: of pass@k; those with fewer samples for some item are left out
+    workers: programs that run side by side; 0 is one a core
+    slowness: factor on the time that a program may take, over 1 for a slow or busy machine
+    memory_mib: memory that a program may use, in MiB
+    unsafe: run programs without a sandbox, where the machine has none: only in one to throw away
+    """
+
+    task: str = "synthesize"
+    languages: tuple[str, ...] = LANGUAGES
+    k: tuple[int, ...] = (1, 10)
+    workers: int = 0
+    slowness: float = 1.0
+    memory_mib: int = 2048
+    unsafe: bool = False
+
+    name = "humanevalpack"
+    percent = ("passed",)
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"humanevalpack: there is no task {self.task!r}; {mend(self.task, TASKS)}")
+        for language in self.languages:
+            if language not in LANGUAGES:
+                raise ValueError(
+                    f"humanevalpack: there is no language {language!r}; {mend(language, LANGUAGES)}"
+                )
+        for k in self.k:
+            if not isinstance(k, int) or k < 1:
+                raise ValueError(f"humanevalpack: k has {k!r}, not a whole number over 0.")
+        if self.slowness <= 0:
+            raise ValueError(f"humanevalpack: slowness is {self.slowness}; it must be over 0.")
+
+    def join(self, files: Sequence[Iterator[Record]]) -> Iterator[Record]:
+        """The rows; of 'translate' one for each ordered pair of languages of a problem."""
+        rows = super().join(files)
+        if self.task != "translate":
+            yield from rows
+            return
+        problems: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+        for place, row in rows:
+            if isinstance(row, RowError) or not isinstance(row.get("task_id"), str):
+                yield place, row
+                continue
+            problems.setdefault(row["task_id"].rpartition("/")[2], []).append((place, row))
+        for same in problems.values():
+            for _, source in same:
+                for place, target in same:
+                    if source is not target:
+                        yield place, {**target, "source": source}
+
+    def items(self, id: str, row: Mapping[str, Any]) -> Iterable[Item]:
+        _check(row)
+        if "source" in row:
+            _check(row["source"])
+        language = row["language"]
+        if language not in self.languages:
+            return
+        name = LANGUAGE_NAMES[language]
+        groups = [name]
+        if "source" in row:
+            id += f" from {row['source']['language']}"
+            source = LANGUAGE_NAMES[row["source"]["language"]]
+            groups = [f"{source} to {name}", f"to {name}", f"from {source}"]
+        yield Item(id, prompt(self.task, row), {"problem": row}, groups)
+
+    def score(self, pairs: Sequence[tuple[Item, Answer]]) -> list[Scores | Skip]:
+        """Runs the programs side by side, each in a sandbox of its own.
+
+        Raises SandboxError where this machine can't contain them, unless told to be unsafe.
+        """
+        if not self.unsafe:
+            check_sandbox()
+        found: list[Scores | Skip] = [{}] * len(pairs)
+        # Threads do: each waits for a process of its own.
+        workers = self.workers or len(os.sched_getaffinity(0))
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            Progress(f"run {self.name}", len(pairs)) as progress,
+        ):
+            futures = {pool.submit(self._score, *pair): i for i, pair in enumerate(pairs)}
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    found[futures[future]] = future.result()
+                    progress.update(done)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return found
+
+    def _score(self, item: Item, answer: Answer) -> Scores | Skip:
+        try:
+            return self.score_one(item, answer)
+        except Skip as skip:
+            return skip
+
+    def score_one(self, item: Item, answer: Answer) -> Scores:
+        """'passed' (1 or 0), 'kind' (passed, wrong, compile error, timed out, out of memory or
+        contained: what) and 'said': the end of what the program or compiler had to say."""
+        problem = item.facts["problem"]
+        code = extract_program(
+            text_of(answer), code_to_go_on(self.task, problem), _name(problem), problem["language"]
+        )
+        kind, said = self.run(problem, code)
+        return {"passed": float(kind == "passed"), "kind": kind, "said": said[-400:]}
+
+    def run(self, problem: Mapping[str, Any], code: str) -> tuple[str, str]:
+        """Runs a whole program against a problem's tests: its kind and what it said.
+
+        Raises Skip where the machine lacks what the language needs.
+        """
+        language = problem["language"]
+        tools = toolchain(language)
+        if isinstance(tools, MissingToolchain):
+            raise Skip(str(tools))
+        end = secrets.token_hex(8)  # printed after the tests: a program that ends early is wrong
+        outcomes = run_sandboxed(
+            {tools.file: checked_program(problem, code, end), **tools.extra},
+            tools.steps(SECONDS[language] * self.slowness),
+            Limits(memory_mib=self.memory_mib),
+            tools.mounts,
+            tools.env,
+            self.unsafe,
+        )
+        kind = _kind(outcomes, language, bool(tools.compile), end)
+        return kind, outcomes[-1].stderr or outcomes[-1].stdout
+
+    def lines(self, rows: Sequence[Row]) -> list[Line]:
+        """pass@k over items (with intervals over items) and the share of answers of each kind."""
+        return [
+            Line(group, self._metrics([row for row in chosen]))
+            for group, chosen in by_group(rows).items()
+        ]
+
+    def _metrics(self, rows: Sequence[Row]) -> dict[str, Any]:
+        samples: dict[str, list[float]] = {}
+        for row in rows:
+            samples.setdefault(row.item.id, []).append(row.scores["passed"])
+        metrics = {}
+        for k in self.k:
+            if all(len(own) >= k for own in samples.values()):
+                metrics[f"pass@{k}"] = mean_interval(
+                    [pass_at_k(len(own), int(sum(own)), k) for own in samples.values()]
+                )
+        return metrics
+
+    def notes(self, rows: Sequence[Row]) -> Iterable[str]:
+        scored = [row for row in rows if not row.skipped]
+        kinds = Counter(row.scores["kind"] for row in scored)
+        if kinds:
+            counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+            yield f"Of {len(scored)} programs: {counts}."
+        samples = Counter(row.item.id for row in scored)
+        few = min(samples.values(), default=0)
+        for k in self.k:
+            if few and k > few:
+                yield f"pass@{k} needs {k} samples of each item, and one has {few}."
+        if self.unsafe:
+            yield "Programs ran without a sandbox."
+
+
+def prompt(task: str, row: Mapping[str, Any]) -> str:
+    """The official 'instruct' prompt; for 'translate', which has none, one of the same shape:
+    the other language's program, a line that says what to do, a blank line, the declaration."""
+    base = code_to_go_on(task, row)
+    if task == "synthesize":
+        asked = row["instruction"].strip()
+    elif task == "translate":
+        source = row["source"]
+        names = LANGUAGE_NAMES[source["language"]], LANGUAGE_NAMES[row["language"]]
+        given = source["declaration"] + source["canonical_solution"]
+        asked = f"{given.strip()}\nTranslate this {names[0]} code to {names[1]}."
+    else:
+        given = base + row["buggy_solution"]
+        given += "\n" + row["test"] if task == "repair" else ""
+        asked = f"{given}\nFix bugs in {row['entry_point']}."
+    return f"{asked}\n\n{base}".strip()
+
+
+def code_to_go_on(task: str, row: Mapping[str, Any]) -> str:
+    """What a prompt ends with: imports and the head of the function, with its description where
+    the task has one."""
+    if task in ("synthesize", "repair_docs"):
+        return row["prompt"]
+    return ("fn main(){}\n" if row["language"] == "rust" else "") + row["declaration"]
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    for field in _FIELDS:
+        if not isinstance(row.get(field), str):
+            raise RowError(f"the row has no text '{field}'", "missing field")
+    if row["language"] not in LANGUAGES:
+        raise RowError(f"there is no language {row['language']!r}", "unknown language")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """The function's name: some rows have another in 'entry_point' than in their code."""
+    return name_in(row["signature"])
+
+
+_SYNTAX = {
+    "python": r"^(?:SyntaxError|IndentationError|TabError): ",
+    "js": r"^SyntaxError: ",
+}
+
+
+def _kind(outcomes: Sequence[Outcome], language: str, compiled: bool, end: str) -> str:
+    last = outcomes[-1]
+    if last.kind == "contained":
+        return f"contained: {last.which}"
+    if last.kind in ("timed out", "out of memory"):
+        return last.kind
+    if last.kind == "failed":
+        if compiled and len(outcomes) == 1:
+            return "compile error"
+        syntax = language in _SYNTAX and re.search(_SYNTAX[language], last.stderr, re.M)
+        return "compile error" if syntax else "wrong"
+    if language in ("python", "js") and end not in last.stdout:
+        return "wrong"
+    # console.assert says what failed and goes on.
+    return "wrong" if language == "js" and "Assertion failed" in last.stderr else "passed"
