@@ -1,6 +1,7 @@
 """The program in what a model said: out of its fence, cut at its end, under its declaration."""
 
 import re
+import textwrap
 
 LANGUAGES = ("python", "js", "java", "go", "cpp", "rust")
 LANGUAGE_NAMES = {
@@ -22,8 +23,9 @@ _DEPTH = {"java": 2}  # braces that a declaration leaves open; 1 elsewhere
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
 _DEFINES = {
-    "python": r"^[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b",
-    "js": r"\bfunction\s*\*?\s*{name}\b|\b(?:const|let|var)\s+{name}\s*=",
+    "python": r"^(?:async[ \t]+)?def[ \t]+{name}\b",
+    "js": r"\bfunction\s*\*?\s*{name}\b"
+    r"|\b(?:const|let|var)\s+{name}\s*=\s*(?:async\s*)?(?:function\b|\([^()]*\)\s*=>|\w+\s*=>)",
     "java": r"^[ \t]*(?:@\w+\s+)*(?:[\w.<>\[\],?]+[ \t]+)+{name}[ \t]*\([^;{{}}]*\{{",
     "go": r"^func\s+{name}\b",
     "cpp": r"^[ \t]*(?:[\w:<>,&*]+[ \t*&]+)+{name}\s*\([^;{{}}]*\)\s*(?:const\s*)?\{{",
@@ -57,7 +59,7 @@ def fenced(text: str, name: str, language: str) -> str | None:
 
     A fence that is never closed ends with the text. None where there is no fence.
     """
-    blocks = [block[2] for block in _FENCE.finditer(text)]
+    blocks = [textwrap.dedent(block[2]) for block in _FENCE.finditer(text)]
     return next((b for b in blocks if defines(b, name, language)), blocks[0] if blocks else None)
 
 
@@ -75,16 +77,16 @@ def extract_program(text: str, declaration: str, name: str, language: str) -> st
       name: of the function.
       language: one of LANGUAGES.
     """
-    code = fenced(text, name, language)
-    code = text if code is None else code
+    found = fenced(text, name, language)
+    code = text if found is None else found
     if defines(code, name, language):
         return _with_head(code, declaration, name, language)
+    if language == "python" and code[:1].strip():
+        # A body in a fence may stand at the margin; of other text only the first line can have lost
+        # its indentation, to trimming.
+        code = "    " + code if found is None else textwrap.indent(code, "    ")
     body = cut_body(code.rstrip(), language)
-    if not body.startswith("\n"):
-        # A first line that lost its break to trimming may have lost its indentation too.
-        lost = language == "python" and body and not body[0].isspace()
-        body = "\n" + "    " * lost + body
-    return declaration.rstrip() + body + "\n"
+    return declaration.rstrip() + ("" if body.startswith("\n") else "\n") + body + "\n"
 
 
 def cut_body(body: str, language: str) -> str:

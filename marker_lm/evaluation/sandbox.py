@@ -85,9 +85,10 @@ class Outcome:
 
     Attributes:
       kind: 'ok' (exit code 0), 'failed', 'timed out', 'out of memory' or 'contained'.
-      which: of 'contained', what it was kept from: 'processes', 'output', 'network', 'home', 'files'
-        (a write outside of /sandbox or more than /sandbox holds). The first two stop a program; the others
-        are read from what a program that failed has said, so one that goes on quietly is not named.
+      which: of 'contained', what it was kept from: 'processes', 'output', 'network', 'home' or
+        'files' (a write outside of /sandbox, or of more than it holds). Processes and output stop a
+        program; the others are read from what a program that failed has said, so a program that
+        goes on quietly is not named.
       status: exit code; minus a signal's number; None if the sandbox stopped it.
       stdout, stderr: as far as the limit goes.
       seconds: wall time.
@@ -163,7 +164,7 @@ def check_sandbox() -> None:
         raise SandboxError(
             f"the limit on processes needs Linux 5.14, and this is {os.uname().release}. {_MEND}."
         )
-    run_sandboxed_nothing = {
+    job = {
         "files_text": {},
         "steps": [{"argv": ["/bin/true"], "seconds": 10}],
         "memory_bytes": 64 * MIB,
@@ -174,7 +175,7 @@ def check_sandbox() -> None:
         "mounts": [],
         "folder": None,
     }
-    first = _run(run_sandboxed_nothing, FOLDER, None)[0]
+    first = _run(job, FOLDER, None)[0]
     if first["status"] != 0:
         raise SandboxError(
             f"a first program in the sandbox failed ({first['stderr'].strip()}). {_MEND}."

@@ -1,8 +1,9 @@
 """The inner half of the sandbox: a program of its own, started by sandbox.py, stdlib only.
 
-It reads a job (JSON) on stdin, leaves the machine's namespaces, becomes process 1 of its own, builds
-a root folder of what the job may see, and runs the job's steps in turn, each as a nobody without
-rights. It writes a report (JSON) on stdout. It is never imported by the rest of the package.
+It reads a job (JSON) on stdin, leaves the machine's namespaces, becomes process 1 of its own,
+builds a root folder of what the job may see, and runs the job's steps in turn, each as a nobody
+without rights. It writes a report (JSON) on stdout. It is never imported by the rest of the
+package.
 """
 
 import ctypes
@@ -94,7 +95,7 @@ def leave_namespaces() -> bool:
 
 
 def build_root(job: dict, owner: int) -> None:
-    """Makes a root folder of the system's programs, the job's mounts and an own FOLDER; moves in."""
+    """Moves into a new root folder: the system's programs, the job's mounts, an own FOLDER."""
     root = "/tmp"  # of this mount namespace only: the machine's /tmp stays as it is
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     # Sources are opened first: they may lie under /tmp, which the new root covers.

@@ -61,7 +61,10 @@ def _python() -> Toolchain:
 
 def _js() -> Toolchain:
     node = _find("node", "JavaScript")
-    return Toolchain("test.js", [node, "test.js"], mounts=mounts_of(node))
+    # One problem wants the package js-md5; this is what it does.
+    md5 = "module.exports = (s) => require('crypto').createHash('md5').update(s).digest('hex')"
+    extra = {"node_modules/js-md5/index.js": md5}
+    return Toolchain("test.js", [node, "test.js"], mounts=mounts_of(node), extra=extra)
 
 
 _SMALL_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Xmx1g")
@@ -94,6 +97,18 @@ def _crypto() -> list[str]:
         ["g++", "-print-file-name=libcrypto.so"], capture_output=True, text=True, check=True
     )
     return ["-lcrypto", "-lssl"] if os.path.isabs(found.stdout.strip()) else []
+
+
+@functools.cache
+def has_header(header: str) -> bool:
+    """Whether the C++ compiler finds a header, such as 'boost/any.hpp'."""
+    found = subprocess.run(
+        ["g++", "-fsyntax-only", "-x", "c++", "-"],
+        input=f"#include <{header}>\n",
+        capture_output=True,
+        text=True,
+    )
+    return found.returncode == 0
 
 
 # All that the tests use of testify, which would have to be downloaded; equal as it defines it.

@@ -22,12 +22,12 @@ from marker_lm.evaluation.benchmarks.base import (
     text_of,
 )
 from marker_lm.evaluation.benchmarks.records import Record
+from marker_lm.evaluation.checked_programs import checked_program
 from marker_lm.evaluation.code_answers import LANGUAGE_NAMES, LANGUAGES, extract_program, name_in
 from marker_lm.evaluation.pass_at_k import pass_at_k
 from marker_lm.evaluation.sandbox import Limits, Outcome, check_sandbox, run_sandboxed
 from marker_lm.evaluation.statistics import mean_interval
-from marker_lm.evaluation.checked_programs import checked_program
-from marker_lm.evaluation.toolchains import MissingToolchain, toolchain
+from marker_lm.evaluation.toolchains import MissingToolchain, has_header, toolchain
 from marker_lm.markers.category import mend
 from marker_lm.progress import Progress
 
@@ -82,7 +82,9 @@ class HumanEvalPack(Benchmark):
 
     def __post_init__(self):
         if self.task not in TASKS:
-            raise ValueError(f"humanevalpack: there is no task {self.task!r}; {mend(self.task, TASKS)}")
+            raise ValueError(
+                f"humanevalpack: there is no task {self.task!r}; {mend(self.task, TASKS)}"
+            )
         for language in self.languages:
             if language not in LANGUAGES:
                 raise ValueError(
@@ -176,6 +178,9 @@ class HumanEvalPack(Benchmark):
         tools = toolchain(language)
         if isinstance(tools, MissingToolchain):
             raise Skip(str(tools))
+        for header in _LIBRARIES.findall(problem["declaration"]) if language == "cpp" else ():
+            if not has_header(header):
+                raise Skip(f"no {header} here, which some C++ programs include")
         end = secrets.token_hex(8)  # printed after the tests: a program that ends early is wrong
         outcomes = run_sandboxed(
             {tools.file: checked_program(problem, code, end), **tools.extra},
@@ -261,6 +266,7 @@ def _name(row: Mapping[str, Any]) -> str:
     return name_in(row["signature"])
 
 
+_LIBRARIES = re.compile(r"#\s*include\s*<((?:boost|openssl)/[\w./]+)>")
 _SYNTAX = {
     "python": r"^(?:SyntaxError|IndentationError|TabError): ",
     "js": r"^SyntaxError: ",

@@ -13,6 +13,7 @@ _HERE = "marker_lm.evaluation.benchmarks"
 # Name -> module in this folder and class.
 BENCHMARKS = {
     "answers": "answers.Answers",
+    "humanevalpack": "humanevalpack.HumanEvalPack",
     "ifeval": "ifeval.IFEval",
     "language_confusion": "language_confusion.LanguageConfusion",
     "length": "length.Length",
