@@ -2,11 +2,11 @@
 
 NAME is one of: answers, humanevalpack, ifeval, language_confusion, length, likelihood,
 marker_inference, quality_lever, translation, win_rate; --about prints what it measures and its
-settings. --data is the public data file (JSONL, a JSON list, CSV, Parquet). Answers come from --answers, lines of
-{"prompt" or "id", "text", ...} as `marker-lm decode` and `score` write them; or from a model,
---workdir, that answers first; or, with neither, they stand in the data file. What has no score is
-counted with its reason. With --out the table goes to DIR/result.json, each score to DIR/rows.jsonl
-and the answers of a model to DIR/answers.jsonl.
+settings. --data is the public data file (JSONL, a JSON list, CSV, Parquet). Answers come from
+--answers, lines of {"prompt" or "id", "text", ...} as `marker-lm decode` and `score` write them; or
+from a model, --workdir, that answers first; or, with neither, they stand in the data file. What has
+no score is counted with its reason. With --out the table goes to DIR/result.json, each score to
+DIR/rows.jsonl and the answers of a model to DIR/answers.jsonl.
 
   marker-lm benchmark ifeval --data=ifeval.jsonl --answers=answers.jsonl
   marker-lm benchmark length --data=li.json --workdir=/data/run --set marker=length_tokens
