@@ -100,7 +100,10 @@ def test_fences():
 @pytest.mark.parametrize(
     "signature, name",
     [
-        ("has_close_elements(numbers: List[float], threshold: float) -> bool", "has_close_elements"),
+        (
+            "has_close_elements(numbers: List[float], threshold: float) -> bool",
+            "has_close_elements",
+        ),
         ("const hasCloseElements = (numbers, threshold)", "hasCloseElements"),
         ("public boolean hasCloseElements(List<Double> numbers)", "hasCloseElements"),
         ("func HasCloseElements(numbers []float64) bool", "HasCloseElements"),

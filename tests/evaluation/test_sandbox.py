@@ -184,7 +184,7 @@ def test_file_names_stay_below_the_folder(name):
 def test_a_machine_without_namespaces_is_refused_by_name(tmp_path, monkeypatch):
     inside = tmp_path / "inside.py"
     inside.write_text(
-        "print('{\"error\": \"leaving the machine\\'s namespaces: Operation not permitted\"}')"
+        'print(\'{"error": "leaving the machine\\\'s namespaces: Operation not permitted"}\')'
     )
     monkeypatch.setattr(sandbox, "_INSIDE", inside)
     check_sandbox.cache_clear()
