@@ -17,6 +17,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,8 +36,8 @@ __all__ = [
 ]
 
 MIB = 1 << 20
-FOLDER = "/sandbox"  # where a program runs, as it sees it; sandbox_inside.py has the same
-_INSIDE = Path(__file__).with_name("sandbox_inside.py")
+FOLDER = "/sandbox"  # where a program runs, as it sees it; isolation.py has the same
+_INSIDE = Path(__file__).with_name("sandbox_inside")  # a folder with __main__.py
 _SYSTEM = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib32/", "/lib64/")
 _START_SECONDS = 30  # to build the root folder, on a busy machine
 _MEND = (
@@ -135,17 +136,13 @@ def run_sandboxed(
             raise SandboxError(f"there is no {path} to be seen inside the sandbox.")
     if not unsafe:
         check_sandbox()
-    job = {
-        "files_text": dict(files),
-        "steps": [{"argv": list(step.argv), "seconds": step.seconds} for step in steps],
-        "memory_bytes": limits.memory_mib * MIB,
-        "processes": limits.processes,
-        "folder_bytes": limits.folder_mib * MIB,
-        "files": limits.files,
-        "output_bytes": limits.output_kib * 1024,
-        "mounts": sorted(set(mounts)),
-        "folder": None,
-    }
+    room = limits.folder_mib * MIB
+    if (size := sum(len(text.encode(errors="surrogatepass")) for text in files.values())) > room:
+        raise SandboxError(
+            f"the program's files have {size:,} bytes; its folder holds"
+            f" {room:,} (Limits.folder_mib)."
+        )
+    job = _job(files, steps, limits, mounts)
     if not unsafe:
         return _outcomes(_run(job, FOLDER, env))
     with tempfile.TemporaryDirectory(prefix="marker_lm_unsafe_") as folder:
@@ -164,17 +161,7 @@ def check_sandbox() -> None:
         raise SandboxError(
             f"the limit on processes needs Linux 5.14, and this is {os.uname().release}. {_MEND}."
         )
-    job = {
-        "files_text": {},
-        "steps": [{"argv": ["/bin/true"], "seconds": 10}],
-        "memory_bytes": 64 * MIB,
-        "processes": 8,
-        "folder_bytes": MIB,
-        "files": 64,
-        "output_bytes": 4096,
-        "mounts": [],
-        "folder": None,
-    }
+    job = _job({}, [Step(["/bin/true"], 10)], Limits(), ())
     first = _run(job, FOLDER, None)[0]
     if first["status"] != 0:
         raise SandboxError(
@@ -182,10 +169,27 @@ def check_sandbox() -> None:
         )
 
 
+def _job(
+    files: Mapping[str, str], steps: Sequence[Step], limits: Limits, mounts: Sequence[str]
+) -> dict:
+    """What the inner half reads."""
+    return {
+        "files_text": dict(files),
+        "steps": [{"argv": list(step.argv), "seconds": step.seconds} for step in steps],
+        "memory_bytes": limits.memory_mib * MIB,
+        "processes": limits.processes,
+        "folder_bytes": limits.folder_mib * MIB,
+        "files": limits.files,
+        "output_bytes": limits.output_kib * 1024,
+        "mounts": sorted(set(mounts)),
+        "folder": None,  # a folder of the machine: run there, without isolation
+    }
+
+
 def _run(job: Mapping, folder: str, env: Mapping[str, str] | None) -> list[dict]:
     """Hands a job to the inner half; its report's outcomes."""
     job = dict(job, env=_environment(folder, env))
-    command = [sys.executable, "-I", "-S", str(_INSIDE)]
+    command = [sys.executable, "-I", "-S", "-B", str(_INSIDE)]
     seconds = sum(step["seconds"] for step in job["steps"]) + _START_SECONDS
     process = subprocess.Popen(
         command,
@@ -199,15 +203,20 @@ def _run(job: Mapping, folder: str, env: Mapping[str, str] | None) -> list[dict]
     with process:
         try:
             out, err = process.communicate(json.dumps(job).encode(), timeout=seconds)
-        except BaseException:  # also of Ctrl-C: nothing may run on
-            os.killpg(process.pid, 9)
+        except BaseException as error:  # also of Ctrl-C: nothing may run on
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise SandboxError(f"the sandbox did not end in {seconds:.0f} seconds.") from None
             raise
     try:
         report = json.loads(out)
     except ValueError:
         report = {"error": err.decode("utf-8", "replace").strip()[-300:] or "it ended unseen"}
     if "error" in report:
-        raise SandboxError(f"code can't be contained on this machine: {report['error']}. {_MEND}.")
+        raise SandboxError(
+            "code can't be contained on this machine: network, home and other files and processes"
+            f" would be in its reach, for {report['error']}. {_MEND}."
+        )
     return report["outcomes"]
 
 

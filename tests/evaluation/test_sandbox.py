@@ -1,9 +1,12 @@
 """What a program in the sandbox cannot do, and that it is told apart from a plain failure."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -193,6 +196,39 @@ def test_a_machine_without_namespaces_is_refused_by_name(tmp_path, monkeypatch):
     check_sandbox.cache_clear()
     assert "namespaces: Operation not permitted" in str(error.value)
     assert "unsafe=True" in str(error.value)
+
+
+def test_files_larger_than_the_folder_are_refused():
+    with pytest.raises(SandboxError, match="its folder holds 1,048,576"):
+        run_sandboxed({"a": "x" * (1 << 20) + "x"}, [], Limits(folder_mib=1))
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not os.path.exists("/usr/bin/python3"),
+    reason="only root can become a user that may not read root's Python",
+)
+def test_an_ordinary_user_needs_no_rights():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        inside = shutil.copytree(sandbox._INSIDE, os.path.join(folder, "inside"))
+        command = (
+            "id -u; echo x > file; cat file; echo x > /etc/x; ls /home /root; head -c1 /etc/shadow"
+        )
+        job = sandbox._job({}, [Step(["/bin/sh", "-c", command], 30)], Limits(), ())
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-S", inside],
+            input=json.dumps(job | {"env": {"PATH": "/usr/bin:/bin"}}),
+            capture_output=True,
+            text=True,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+        )
+    (found,) = json.loads(done.stdout)["outcomes"]
+    assert found["stdout"] == "65534\nx\n"
+    said = found["stderr"]
+    assert "Read-only file system" in said
+    assert said.count("No such file") == said.count("/home") + said.count("/root") + 1
 
 
 def test_unsafe_runs_with_the_limits_that_are_left():

@@ -25,7 +25,13 @@ from marker_lm.evaluation.benchmarks.records import Record
 from marker_lm.evaluation.checked_programs import checked_program
 from marker_lm.evaluation.code_answers import LANGUAGE_NAMES, LANGUAGES, extract_program, name_in
 from marker_lm.evaluation.pass_at_k import pass_at_k
-from marker_lm.evaluation.sandbox import Limits, Outcome, check_sandbox, run_sandboxed
+from marker_lm.evaluation.sandbox import (
+    Limits,
+    Outcome,
+    SandboxError,
+    check_sandbox,
+    run_sandboxed,
+)
 from marker_lm.evaluation.statistics import mean_interval
 from marker_lm.evaluation.toolchains import MissingToolchain, has_header, toolchain
 from marker_lm.markers.category import mend
@@ -182,14 +188,17 @@ class HumanEvalPack(Benchmark):
             if not has_header(header):
                 raise Skip(f"no {header} here, which some C++ programs include")
         end = secrets.token_hex(8)  # printed after the tests: a program that ends early is wrong
-        outcomes = run_sandboxed(
-            {tools.file: checked_program(problem, code, end), **tools.extra},
-            tools.steps(SECONDS[language] * self.slowness),
-            Limits(memory_mib=self.memory_mib),
-            tools.mounts,
-            tools.env,
-            self.unsafe,
-        )
+        try:
+            outcomes = run_sandboxed(
+                {tools.file: checked_program(problem, code, end), **tools.extra},
+                tools.steps(SECONDS[language] * self.slowness),
+                Limits(memory_mib=self.memory_mib),
+                tools.mounts,
+                tools.env,
+                self.unsafe,
+            )
+        except SandboxError as error:  # of this program alone, such as one larger than its folder
+            raise Skip(str(error)) from None
         kind = _kind(outcomes, language, bool(tools.compile), end)
         return kind, outcomes[-1].stderr or outcomes[-1].stdout
 
