@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from marker_lm.data.example import RowError
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmarks.base import (
     Answer,
     Benchmark,
@@ -62,12 +65,12 @@ class HumanEvalPack(Benchmark):
     given, what is asked, a blank line and the code to go on from. 'synthesize' asks for a function
     by its description; 'repair' gives a wrong one and its tests (HumanEvalFixTests), 'repair_docs'
     a wrong one and its description; 'translate' gives a right one in another language, for all
-    ordered pairs of the languages that the data has. Each answer is one sample; give several
-    an item for pass@k with k over 1. Several samples are better drawn at a temperature (OctoPack:
-    20 samples at 0.2).
+    ordered pairs of the languages that the data has. Each answer to an item is one sample; pass@k
+    needs k and more, drawn at a temperature (OctoPack: 20 at 0.2).
 
     task: 'synthesize', 'repair', 'repair_docs' or 'translate'
     languages: those to ask for, of python, js, java, go, cpp and rust
+    samples: answers that a model gives to each item
     k: of pass@k; those with fewer samples for some item are left out
     workers: programs that run side by side; 0 is one a core
     slowness: factor on the time that a program may take, over 1 for a slow or busy machine
@@ -77,6 +80,7 @@ class HumanEvalPack(Benchmark):
 
     task: str = "synthesize"
     languages: tuple[str, ...] = LANGUAGES
+    samples: int = 1
     k: tuple[int, ...] = (1, 10)
     workers: int = 0
     slowness: float = 1.0
@@ -96,29 +100,24 @@ class HumanEvalPack(Benchmark):
                 raise ValueError(
                     f"humanevalpack: there is no language {language!r}; {mend(language, LANGUAGES)}"
                 )
-        for k in self.k:
-            if not isinstance(k, int) or k < 1:
-                raise ValueError(f"humanevalpack: k has {k!r}, not a whole number over 0.")
+        for setting, values in (("k", self.k), ("samples", (self.samples,))):
+            for value in values:
+                if not isinstance(value, int) or value < 1:
+                    raise ValueError(
+                        f"humanevalpack: {setting} has {value!r}, not a whole number over 0."
+                    )
         if self.slowness <= 0:
             raise ValueError(f"humanevalpack: slowness is {self.slowness}; it must be over 0.")
 
     def join(self, files: Sequence[Iterator[Record]]) -> Iterator[Record]:
-        """The rows; of 'translate' one for each ordered pair of languages of a problem."""
-        rows = super().join(files)
-        if self.task != "translate":
-            yield from rows
-            return
-        problems: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-        for place, row in rows:
-            if isinstance(row, RowError) or not isinstance(row.get("task_id"), str):
-                yield place, row
-                continue
-            problems.setdefault(row["task_id"].rpartition("/")[2], []).append((place, row))
-        for same in problems.values():
-            for _, source in same:
-                for place, target in same:
-                    if source is not target:
-                        yield place, {**target, "source": source}
+        """The rows; of 'translate' one for each ordered pair of languages of a problem. For several
+        samples all rows come as often, one round after the other."""
+        rows = list(super().join(files))
+        rows = list(_pairs(rows)) if self.task == "translate" else rows
+        yield from rows
+        good = [(place, row) for place, row in rows if not isinstance(row, RowError)]
+        for sample in range(1, self.samples):
+            yield from ((place, {**row, "sample": sample}) for place, row in good)
 
     def items(self, id: str, row: Mapping[str, Any]) -> Iterable[Item]:
         _check(row)
@@ -134,6 +133,25 @@ class HumanEvalPack(Benchmark):
             source = LANGUAGE_NAMES[row["source"]["language"]]
             groups = [f"{source} to {name}", f"to {name}", f"from {source}"]
         yield Item(id, prompt(self.task, row), {"problem": row}, groups)
+
+    def answer(
+        self,
+        engine: Engine,
+        items: Sequence[Item],
+        controls: Sequence[Controls],
+        sampling: Sampling,
+    ) -> list[Answer]:
+        """A model's answers; each sample of an item is drawn with a seed of its own."""
+        rounds: dict[int, list[int]] = {}
+        for i, item in enumerate(items):
+            rounds.setdefault(item.facts["problem"].get("sample", 0), []).append(i)
+        found: list[Answer] = [{}] * len(items)
+        for sample, chosen in rounds.items():
+            own = dataclasses.replace(sampling, seed=sampling.seed * self.samples + sample)
+            asked = [items[i] for i in chosen], [controls[i] for i in chosen]
+            for i, answer in zip(chosen, super().answer(engine, *asked, own), strict=True):
+                found[i] = answer
+        return found
 
     def score(self, pairs: Sequence[tuple[Item, Answer]]) -> list[Scores | Skip]:
         """Runs the programs side by side, each in a sandbox of its own.
@@ -203,11 +221,8 @@ class HumanEvalPack(Benchmark):
         return kind, outcomes[-1].stderr or outcomes[-1].stdout
 
     def lines(self, rows: Sequence[Row]) -> list[Line]:
-        """pass@k over items (with intervals over items) and the share of answers of each kind."""
-        return [
-            Line(group, self._metrics([row for row in chosen]))
-            for group, chosen in by_group(rows).items()
-        ]
+        """pass@k over items, with intervals over items."""
+        return [Line(group, self._metrics(chosen)) for group, chosen in by_group(rows).items()]
 
     def _metrics(self, rows: Sequence[Row]) -> dict[str, Any]:
         samples: dict[str, list[float]] = {}
@@ -234,6 +249,21 @@ class HumanEvalPack(Benchmark):
                 yield f"pass@{k} needs {k} samples of each item, and one has {few}."
         if self.unsafe:
             yield "Programs ran without a sandbox."
+
+
+def _pairs(rows: Iterable[Record]) -> Iterator[Record]:
+    """Each row as often as its problem has other languages, with the other's row as 'source'."""
+    problems: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for place, row in rows:
+        if isinstance(row, RowError) or not isinstance(row.get("task_id"), str):
+            yield place, row
+        else:
+            problems.setdefault(row["task_id"].rpartition("/")[2], []).append((place, row))
+    for same in problems.values():
+        for _, source in same:
+            for place, target in same:
+                if source is not target:
+                    yield place, {**target, "source": source}
 
 
 def prompt(task: str, row: Mapping[str, Any]) -> str:

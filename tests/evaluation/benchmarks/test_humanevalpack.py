@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmarks import humanevalpack
 from marker_lm.evaluation.benchmarks.base import Row
 from marker_lm.evaluation.benchmarks.humanevalpack import HumanEvalPack
@@ -133,12 +135,37 @@ def test_a_bad_row_is_counted_and_the_others_are_done(tmp_path):
         (dict(task="repare"), "no task 'repare'"),
         (dict(languages=("perl",)), "no language 'perl'"),
         (dict(k=(0,)), "k has 0"),
+        (dict(samples=0), "samples has 0"),
         (dict(slowness=0.0), "slowness is 0.0"),
     ],
 )
 def test_wrong_settings_are_named(settings, said):
     with pytest.raises(ValueError, match=said):
         HumanEvalPack(**settings)
+
+
+class Echo:
+    """An engine that answers with the prompt's beginning and the seed it was given."""
+
+    def generate(self, prompts, controls, sampling):
+        assert len(prompts) == len(controls)
+        return [Said({"text": f"{prompt[:5]} {sampling.seed}"}) for prompt in prompts]
+
+
+class Said(dict):
+    def to_dict(self):
+        return dict(self)
+
+
+def test_each_sample_of_an_item_is_drawn_with_its_own_seed(tmp_path):
+    benchmark = HumanEvalPack(samples=2)
+    items, _ = items_of(benchmark, tmp_path, problem(), JS)
+    assert [item.id for item in items] == ["Python/0", "JavaScript/0"] * 2
+    mixed = [items[0], items[2], items[3]]
+    answers = benchmark.answer(Echo(), mixed, [Controls()] * 3, Sampling(seed=5))
+    assert [answer["text"][-2:] for answer in answers] == ["10", "11", "11"]
+    pairs, _ = items_of(HumanEvalPack(samples=3, task="translate"), tmp_path, problem(), JS)
+    assert len(pairs) == 6 and len({item.id for item in pairs}) == 2
 
 
 def kinds(benchmark, row, answers, tmp_path):
