@@ -24,6 +24,13 @@ from marker_lm.evaluation.benchmarks.base import (
     by_group,
     text_of,
 )
+from marker_lm.evaluation.benchmarks.humanevalpack_rows import (
+    TASKS,
+    check_row,
+    code_to_go_on,
+    language_pairs,
+    prompt,
+)
 from marker_lm.evaluation.benchmarks.records import Record
 from marker_lm.evaluation.checked_programs import checked_program
 from marker_lm.evaluation.code_answers import LANGUAGE_NAMES, LANGUAGES, extract_program, name_in
@@ -40,21 +47,8 @@ from marker_lm.evaluation.toolchains import MissingToolchain, has_header, toolch
 from marker_lm.markers.category import mend
 from marker_lm.progress import Progress
 
-TASKS = ("synthesize", "repair", "repair_docs", "translate")
 # Wall time that compiling and running may take each, in seconds: the official harness's.
 SECONDS = {"python": 10, "js": 10, "java": 10, "go": 20, "cpp": 60, "rust": 300}
-_FIELDS = (
-    "task_id",
-    "language",
-    "prompt",
-    "declaration",
-    "canonical_solution",
-    "buggy_solution",
-    "test",
-    "entry_point",
-    "signature",
-    "instruction",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +63,7 @@ class HumanEvalPack(Benchmark):
     needs k and more, drawn at a temperature (OctoPack: 20 at 0.2).
 
     task: 'synthesize', 'repair', 'repair_docs' or 'translate'
-    languages: those to ask for, of python, js, java, go, cpp and rust
+    languages: those to answer in, of python, js, java, go, cpp and rust
     samples: answers that a model gives to each item
     k: of pass@k; those with fewer samples for some item are left out
     workers: programs that run side by side; 0 is one a core
@@ -88,7 +82,6 @@ class HumanEvalPack(Benchmark):
     unsafe: bool = False
 
     name = "humanevalpack"
-    percent = ("passed",)
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -113,16 +106,16 @@ class HumanEvalPack(Benchmark):
         """The rows; of 'translate' one for each ordered pair of languages of a problem. For several
         samples all rows come as often, one round after the other."""
         rows = list(super().join(files))
-        rows = list(_pairs(rows)) if self.task == "translate" else rows
+        rows = list(language_pairs(rows)) if self.task == "translate" else rows
         yield from rows
         good = [(place, row) for place, row in rows if not isinstance(row, RowError)]
         for sample in range(1, self.samples):
             yield from ((place, {**row, "sample": sample}) for place, row in good)
 
     def items(self, id: str, row: Mapping[str, Any]) -> Iterable[Item]:
-        _check(row)
+        check_row(row)
         if "source" in row:
-            _check(row["source"])
+            check_row(row["source"])
         language = row["language"]
         if language not in self.languages:
             return
@@ -249,55 +242,6 @@ class HumanEvalPack(Benchmark):
                 yield f"pass@{k} needs {k} samples of each item, and one has {few}."
         if self.unsafe:
             yield "Programs ran without a sandbox."
-
-
-def _pairs(rows: Iterable[Record]) -> Iterator[Record]:
-    """Each row as often as its problem has other languages, with the other's row as 'source'."""
-    problems: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-    for place, row in rows:
-        if isinstance(row, RowError) or not isinstance(row.get("task_id"), str):
-            yield place, row
-        else:
-            problems.setdefault(row["task_id"].rpartition("/")[2], []).append((place, row))
-    for same in problems.values():
-        for _, source in same:
-            for place, target in same:
-                if source is not target:
-                    yield place, {**target, "source": source}
-
-
-def prompt(task: str, row: Mapping[str, Any]) -> str:
-    """The official 'instruct' prompt; for 'translate', which has none, one of the same shape:
-    the other language's program, a line that says what to do, a blank line, the declaration."""
-    base = code_to_go_on(task, row)
-    if task == "synthesize":
-        asked = row["instruction"].strip()
-    elif task == "translate":
-        source = row["source"]
-        names = LANGUAGE_NAMES[source["language"]], LANGUAGE_NAMES[row["language"]]
-        given = source["declaration"] + source["canonical_solution"]
-        asked = f"{given.strip()}\nTranslate this {names[0]} code to {names[1]}."
-    else:
-        given = base + row["buggy_solution"]
-        given += "\n" + row["test"] if task == "repair" else ""
-        asked = f"{given}\nFix bugs in {row['entry_point']}."
-    return f"{asked}\n\n{base}".strip()
-
-
-def code_to_go_on(task: str, row: Mapping[str, Any]) -> str:
-    """What a prompt ends with: imports and the head of the function, with its description where
-    the task has one."""
-    if task in ("synthesize", "repair_docs"):
-        return row["prompt"]
-    return ("fn main(){}\n" if row["language"] == "rust" else "") + row["declaration"]
-
-
-def _check(row: Mapping[str, Any]) -> None:
-    for field in _FIELDS:
-        if not isinstance(row.get(field), str):
-            raise RowError(f"the row has no text '{field}'", "missing field")
-    if row["language"] not in LANGUAGES:
-        raise RowError(f"there is no language {row['language']!r}", "unknown language")
 
 
 def _name(row: Mapping[str, Any]) -> str:
