@@ -8,6 +8,7 @@ from a model, --workdir, that answers first; or, with neither, they stand in the
 no score is counted with its reason. With --out the table goes to DIR/result.json, each score to
 DIR/rows.jsonl and the answers of a model to DIR/answers.jsonl.
 
+  marker-lm benchmark --about ifeval
   marker-lm benchmark ifeval --data=ifeval.jsonl --answers=answers.jsonl
   marker-lm benchmark length --data=li.json --workdir=/data/run --set marker=length_tokens
   marker-lm benchmark language_confusion --data=outputs/command-r.csv --set words=words.txt
