@@ -11,14 +11,17 @@ def get_config(arg: str = "") -> ConfigDict:
     """`--config=configs/default.py:ARM` chooses the arm."""
     c = ConfigDict()
     c.seed = 0  # of initialisation, shuffle and dropout
-    c.arm = arg or "markers"  # markers | baseline | shuffled | completion_only
+    # markers | baseline | shuffled | completion_only | prompt_only | filler
+    c.arm = arg or "markers"
     c.plan_arms = ()  # further arms that must fit the same packing: same rows, order and steps
+    c.plan_data = ()  # folders of the same rows, prepared for other templates that must fit, too
+    c.plan_dropout = 1.0  # the least example_dropout of these arms, where they differ in it
     # A Hugging Face folder (local or gs://) or a local .gguf file to begin from; to plan, a file of
     # configs/architectures will do. The architecture is the checkpoint's; of `model`, only dtype,
     # param_dtype, scan, remat and ff_blocks count then.
     c.init_from = ""
     c.taxonomy = "paper"  # paper | atlas | path of a YAML file
-    c.template = "text"  # text (the paper's list) | compact (reserved tokens)
+    c.template = "text"  # text (the paper's list) | compact (reserved tokens) | sentence
 
     c.markers = m = ConfigDict()
     m.prompt_side = ()  # categories; () is all of the taxonomy

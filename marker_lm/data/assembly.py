@@ -42,7 +42,8 @@ class Kind(enum.IntEnum):
 class Layout:
     """Which categories stand on which side, in which order, between which tokens.
 
-    With `shuffled`, training writes the markers of another row instead of the row's own.
+    With `shuffled`, training writes the markers of another row instead of the row's own. `filler` is
+    an id that is written for every token of a marker, or -1.
     """
 
     prompt_side: tuple[str, ...]
@@ -53,6 +54,12 @@ class Layout:
     bos: tuple[int, ...]
     eos: int
     shuffled: bool = False
+    filler: int = -1
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """Categories that a user can pin: those of the list before the answer, where there is one."""
+        return self.completion_side or self.prompt_side
 
 
 ORDERS = ("alphabetical", "lengths_last")
@@ -93,8 +100,8 @@ class Part:
     """One part of the sequences of N rows.
 
     kind: of its tokens.
-    source: the ids themselves, or the span that they are taken from: 'prompt', 'completion' or a
-      category.
+    source: the ids themselves, of which each row takes as many as its length says, or the span that
+      they are taken from: 'prompt', 'completion' or a category.
     length_N: integers, the tokens of each row, 0 where it has none.
     skip_N: integers, tokens of the span before the first one that is taken.
     """
@@ -141,7 +148,8 @@ def _block(layout: Layout, kind: Kind, categories, listed_NxC, where_N) -> Itera
     """A marker block: where it stands at all, and with how many tokens of each category."""
     yield _fixed(kind, layout.open, where_N)
     for category, length_N in zip(categories, listed_NxC.T, strict=True):
-        yield Part(kind, category, length_N)
+        filler = (layout.filler,) * int(length_N.max(initial=0))
+        yield Part(kind, category if layout.filler < 0 else filler, length_N)
     yield _fixed(kind, layout.close, where_N)
 
 

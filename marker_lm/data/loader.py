@@ -11,7 +11,7 @@ from marker_lm.data.assembly import Answers, Kind, Layout, assemble_rows
 from marker_lm.data.cache import Cache
 from marker_lm.data.mixture import Mixture, make_mixture
 from marker_lm.data.plan import Pieces, Planner, PlanSummary, join_pieces, kept_markers
-from marker_lm.data.spans import FlatSpans, ranges
+from marker_lm.data.spans import FlatSpans, Index, ranges
 from marker_lm.markers.dropout import Dropout
 
 Rows = slice | np.ndarray  # of a global batch; an array has their numbers, rising
@@ -32,6 +32,9 @@ class Stream:
       batch: sequences of a global batch (B).
       weights: Kind name -> loss weight of its tokens.
       too_long: what becomes of rows that do not fit, see plan.Planner.
+      plan_dropout: what the packing reckons with instead, where arms differ in it: the least of all
+        arms'. A marker that stays at a higher rate stays at a lower one, so it is enough.
+      plan_others: layouts of arms that share the packing and read other caches of the same rows.
     """
 
     layout: Layout
@@ -42,6 +45,8 @@ class Stream:
     batch: int
     weights: Mapping[str, float]
     too_long: str = "reject"
+    plan_dropout: Dropout | None = None
+    plan_others: tuple[tuple[Layout, Index], ...] = ()
 
 
 class Batches:
@@ -74,7 +79,8 @@ class Batches:
             index=cache.index,
             mixture=mixture or make_mixture([len(cache.index.first_U)], [1.0]),
             layouts=stream.plan_layouts,
-            dropout=stream.dropout,
+            others=stream.plan_others,
+            dropout=stream.plan_dropout or stream.dropout,
             seed=stream.seed,
             epochs=epochs,
             length=stream.length,

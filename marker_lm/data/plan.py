@@ -95,6 +95,8 @@ class Planner:
       layouts: every layout that must fit into the same packing. Arms of one experiment pass all of
         theirs and so train on the same rows in the same order and steps.
       dropout: of the prompt-side markers.
+      others: further such layouts, each with an index of the same rows in which markers have other
+        lengths, as another template gives them.
       seed: of shuffle and dropout.
       epochs: how many epochs the whole training takes; sets the progress of a dropout schedule.
       length: slots of a sequence.
@@ -109,6 +111,7 @@ class Planner:
     epochs: int
     length: int
     too_long: str = "reject"
+    others: tuple[tuple[Layout, Index], ...] = ()
 
     def __post_init__(self):
         if self.too_long not in TOO_LONG:
@@ -120,6 +123,10 @@ class Planner:
     def donor_N(self) -> np.ndarray:
         """int64[N]: for each row the other row whose markers it gets where they are shuffled."""
         return donors(len(self.index), self.seed)
+
+    @property
+    def _written(self) -> list[tuple[Layout, Index]]:
+        return [*((layout, self.index) for layout in self.layouts), *self.others]
 
     def windows(self, epoch: int) -> int:
         """How many windows an epoch has."""
@@ -182,12 +189,11 @@ class Planner:
         for at in range(0, len(rows_N), _BLOCK):
             block = slice(at, at + _BLOCK)
             rows_B = rows_N[block]
-            drawn = self.index.take(rows_B)
-            given = drawn
-            if any(layout.shuffled for layout in self.layouts):
-                given_BxC = self.index.marker_len_NxC[self.donor_N[rows_B]]
-                given = dataclasses.replace(drawn, marker_len_NxC=given_BxC)
-            for layout in self.layouts:
+            for layout, index in self._written:
+                drawn = given = index.take(rows_B)
+                if layout.shuffled:
+                    given_BxC = index.marker_len_NxC[self.donor_N[rows_B]]
+                    given = dataclasses.replace(drawn, marker_len_NxC=given_BxC)
                 kept_BxC = kept_markers(
                     layout,
                     self.dropout,
@@ -196,7 +202,7 @@ class Planner:
                     drawn.example_hash_N,
                     progress_N[block],
                 )
-                slots_B = sequence_lengths(layout, given if layout.shuffled else drawn, kept_BxC)
+                slots_B = sequence_lengths(layout, given, kept_BxC)
                 head_N[block] = np.maximum(head_N[block], slots_B + 1 - answer_N[block])
         return head_N, answer_N
 

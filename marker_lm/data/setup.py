@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -12,10 +13,14 @@ from marker_lm.data.cache import Cache
 from marker_lm.data.chat import Chat, load_chat
 from marker_lm.data.loader import Batches, Rows, Stream
 from marker_lm.data.mixture import make_mixture, row_factors
+from marker_lm.data.spans import Index
 from marker_lm.data.tokenizers.base import Tokenizer
 from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import Dropout
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
+
+
+FILLER = "."  # what a list of filler tokens is made of
 
 
 class SetupError(ValueError):
@@ -118,6 +123,7 @@ def make_layout(config, taxonomy, tokenizer, codec, arm: Arm, chat: Chat | None 
         bos=() if tokenizer.bos_id is None else (tokenizer.bos_id,),
         eos=tokenizer.eos_id,
         shuffled=arm.shuffled,
+        filler=tokenizer.encode(FILLER)[-1] if arm.filler else -1,
     )
     if chat is None:
         return layout
@@ -148,7 +154,7 @@ def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: Rows) ->
         data.temperature,
         factors_N,
     )
-    stream = make_stream(config, setup, make_dropout(config))
+    stream = make_stream(config, setup, make_dropout(config), cache)
     batches = Batches(cache, stream, config.train.epochs, mixture, rows)
     if not len(batches):
         raise SetupError(
@@ -160,22 +166,57 @@ def train_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: Rows) ->
 
 def eval_batches(config: ConfigDict, setup: Setup, cache: Cache, rows: Rows) -> Batches:
     """Every held-out row once, prompt side empty, with its own list on the completion side."""
-    stream = make_stream(config, setup, Dropout(example=1.0))
+    stream = make_stream(config, setup, Dropout(example=1.0), cache)
     own = {layout: dataclasses.replace(layout, shuffled=False) for layout in setup.plan_layouts}
+    others = [(dataclasses.replace(x, shuffled=False), index) for x, index in stream.plan_others]
     stream = dataclasses.replace(
-        stream, layout=own[setup.layout], plan_layouts=tuple(dict.fromkeys(own.values()))
+        stream,
+        layout=own[setup.layout],
+        plan_layouts=tuple(dict.fromkeys(own.values())),
+        plan_dropout=None,
+        plan_others=tuple(others),
     )
     return Batches(cache, stream, epochs=1, rows=rows)
 
 
-def make_stream(config: ConfigDict, setup: Setup, dropout: Dropout) -> Stream:
+def make_stream(config: ConfigDict, setup: Setup, dropout: Dropout, cache: Cache) -> Stream:
+    """What a run trains on; `cache` holds its rows."""
+    least = min(config.get("plan_dropout", 1.0), dropout.example)
     return Stream(
         layout=setup.layout,
         plan_layouts=setup.plan_layouts,
         dropout=dropout,
+        plan_dropout=dataclasses.replace(dropout, example=least),
+        plan_others=other_layouts(config, setup, cache),
         seed=config.seed,
         length=config.train.length,
         batch=config.train.batch,
         weights=dict(config.train.loss_weights),
         too_long=config.train.too_long,
     )
+
+
+def other_layouts(
+    config: ConfigDict, setup: Setup, cache: Cache
+) -> tuple[tuple[Layout, Index], ...]:
+    """The layouts of arms of other templates, each with the index of the same rows in its cache.
+
+    Raises:
+      SetupError: a folder in `plan_data` holds other rows, or the same under another tokenizer.
+    """
+    found = []
+    for folder in config.get("plan_data", ()):
+        other = Cache(epath.Path(folder) / cache.folder.name)
+        same = ("example_hash_N", "prompt_len_N", "completion_len_N")
+        if not all(
+            np.array_equal(getattr(other.index, name), getattr(cache.index, name)) for name in same
+        ):
+            raise SetupError(
+                f"plan_data names {folder}, whose rows or tokens are not those of {cache.folder}; "
+                "prepare both from the same rows with one tokenizer (data.tokenizer=FOLDER)."
+            )
+        codec = MarkerCodec(setup.taxonomy, other.manifest["template"], setup.tokenizer)
+        for name in config.plan_arms:
+            about = setup.taxonomy, setup.tokenizer, codec, find_arm(name), setup.chat
+            found.append((make_layout(config, *about), other.index))
+    return tuple(found)

@@ -156,7 +156,7 @@ class Engine:
         guidance, sampling = request.guidance, request.sampling
         if guidance is not None:
             for category in sorted(guidance.categories):
-                check_lever(category, self.layout.completion_side)
+                check_lever(category, self.layout.levers)
             # With weight 1 the other row would count for nothing.
             if guidance.weight != 1:
                 controls.append(self.check(guidance.other(controls[0])))
@@ -166,7 +166,7 @@ class Engine:
 
     def check(self, controls: Controls) -> Controls:
         """The controls with canonical values; see `check_controls` and `check_seen`."""
-        controls = check_controls(controls, self.taxonomy, self.layout.completion_side)
+        controls = check_controls(controls, self.taxonomy, self.layout.levers)
         check_seen(controls, self.taxonomy, self.seen)
         return controls
 

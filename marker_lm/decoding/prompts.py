@@ -66,7 +66,7 @@ class PromptWriter:
         return markers
 
     def spans(self, turn: Turn) -> Spans:
-        """The tokens of a turn, with those of its markers that the model writes."""
+        """The tokens of a turn, with those of its markers that are levers of the model."""
         return Spans(
             "",
             np.asarray(self.tokenizer.encode(turn.prompt), np.int32),
@@ -74,7 +74,7 @@ class PromptWriter:
             {
                 c: np.asarray(self.codec.marker(c, v), np.int32)
                 for c, v in turn.markers.items()
-                if c in self.layout.completion_side
+                if c in self.layout.levers
             },
         )
 

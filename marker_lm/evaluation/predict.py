@@ -28,8 +28,7 @@ class Answer:
 
 def pin_levers(engine: Engine, pins: Mapping) -> Controls:
     """Controls with those of the pins that are levers of the engine's arm."""
-    levers = engine.layout.completion_side
-    pinned = {c: v for c, v in pins.items() if c in levers}
+    pinned = {c: v for c, v in pins.items() if c in engine.layout.levers}
     return Controls(pinned, allow_unseen=True)  # a lever that was never trained is measured too
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from marker_lm.markers.category import MarkerError, mend, show
 from marker_lm.markers.taxonomy import Taxonomy
 from marker_lm.markers.template import (
-    CLOSE,
-    OPEN,
+    FORMS,
     TEMPLATES,
+    Form,
     category_token,
     escape,
     number_text,
@@ -27,7 +27,7 @@ NUMBER_CHARACTERS = "0123456789.-"
 class MarkerCodec:
     """Writes markers as ids of one tokenizer and reads them back.
 
-    'text' tokenizes the tags and the value of the text template apart, so the ids of a piece never
+    'text' and 'sentence' tokenize the tags and the value of the text template apart, so the ids of a piece never
     depend on its neighbours. 'compact' uses reserved ids from tokenizer.size on, in the order of
     `reserved_tokens`, which no user text can produce. Numbers are one id a character in both.
     Several values of a category repeat the tag in 'text'; in 'compact' their ids follow the
@@ -35,7 +35,7 @@ class MarkerCodec:
 
     Attributes:
         taxonomy, template: as given.
-        n_reserved: count of reserved ids; 0 for 'text'.
+        n_reserved: count of reserved ids; 0 for all but 'compact'.
         open, close: ids around a block.
         number_ids: '0'..'9', '.', '-' -> id; empty when no category is a number.
     """
@@ -55,10 +55,10 @@ class MarkerCodec:
         numeric = [c.name for c in taxonomy.categories.values() if not c.is_closed]
         self.number_ids: Mapping[str, int] = self._number_ids() if numeric else {}
         self._characters = {id: character for character, id in self.number_ids.items()}
-        if template == "text":
-            self._build_text()
-        else:
+        if template == "compact":
             self._build_compact()
+        else:
+            self._build_text(FORMS[template])
         self._names = {
             name: {ids: taxonomy.check(name, value) for value, ids in table.items()}
             for name, table in self._values.items()
@@ -83,15 +83,18 @@ class MarkerCodec:
             )
         return {character: piece[0] for character, piece in ids.items()}
 
-    def _build_text(self) -> None:
+    def _build_text(self, form: Form) -> None:
         categories = self.taxonomy.categories.values()
         self.n_reserved = 0
-        self.open, self.close = self._encode(OPEN), self._encode(CLOSE)
-        self._prefix = {c.name: self._encode(f"<{c.name}>") for c in categories}
-        self._suffix = {c.name: self._encode(f"</{c.name}>\n") for c in categories}
+        self.open, self.close = self._encode(form.open), self._encode(form.close)
+        self._prefix = {
+            c.name: self._encode(form.before(c.name, not c.is_closed)) for c in categories
+        }
+        self._suffix = {c.name: self._encode(form.after(c.name)) for c in categories}
         self._again = self._prefix
         self._values = {
-            c.name: {value: self._encode(escape(value)) for value in c.values} for c in categories
+            c.name: {value: self._encode(form.gap + escape(value)) for value in c.values}
+            for c in categories
         }
 
     def _build_compact(self) -> None:
@@ -220,8 +223,10 @@ class MarkerCodec:
         if not self._values[name] and all(id in self._characters for id in piece):
             return self.taxonomy.check(name, "".join(self._characters[id] for id in piece))
         # A model that writes freely may split a text value in another way than the tokenizer does.
-        if self.template == "text" and all(0 <= id < self._size for id in piece):
-            return self.taxonomy.check(name, unescape(self._tokenizer.decode(list(piece))))
+        if self.template != "compact" and all(0 <= id < self._size for id in piece):
+            text = self._tokenizer.decode(list(piece))
+            text = text.removeprefix(FORMS[self.template].gap)
+            return self.taxonomy.check(name, unescape(text))
         raise MarkerError(f"the ids {show(piece)} at {start} are no value of {name}")
 
 

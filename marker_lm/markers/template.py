@@ -8,6 +8,13 @@ The text list is the paper's (arXiv 2506.14702, tables 1, 3 and 7):
     </MARKER_LIST>
 
 Of a category that allows several values, each value is a line of its own, one below the other.
+
+The sentence says the same in words, for an experiment that asks what the form is worth:
+
+    About this answer:
+    the domain is Culture;
+    the length tokens is 199;
+    and that is all.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +31,45 @@ from marker_lm.markers.category import MarkerError, show
 from marker_lm.markers.schema import NAME
 from marker_lm.markers.taxonomy import Taxonomy
 
-TEMPLATES = ("text", "compact")
-OPEN = "<MARKER_LIST>\n"
-CLOSE = "</MARKER_LIST>\n"
+TEMPLATES = ("text", "compact", "sentence")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a template writes a list as text.
+
+    Attributes:
+        open, close: around the list.
+        prefix, suffix: around a value; '{}' is the category's name.
+        gap: stands before a value that is a text. A number has it at the end of its prefix, since
+            the value of a number is written one token a character.
+        plain_names: whether '_' in the name is written as a space.
+    """
+
+    open: str
+    close: str
+    prefix: str
+    suffix: str
+    gap: str = ""
+    plain_names: bool = False
+
+    def before(self, category: str, number: bool) -> str:
+        """What stands before a value of the category."""
+        name = category.replace("_", " ") if self.plain_names else category
+        return self.prefix.format(name) + self.gap * number
+
+    def after(self, category: str) -> str:
+        """What stands after it."""
+        return self.suffix.format(category)
+
+
+FORMS = {
+    "text": Form("<MARKER_LIST>\n", "</MARKER_LIST>\n", "<{}>", "</{}>\n"),
+    "sentence": Form(
+        "About this answer:\n", "and that is all.\n", "the {} is", ";\n", gap=" ", plain_names=True
+    ),
+}
+OPEN, CLOSE = FORMS["text"].open, FORMS["text"].close
 
 # Only what the list itself is made of is escaped, so ordinary values stand as they are. A lone
 # carriage return is one of them, since text files and tokenizers like to turn it into a newline.
