@@ -49,6 +49,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "defaults": {},  # category -> value
             "unknown_values": "reject",  # reject | leave_out
             "trust": {},  # origin or category -> least confidence of its markers
+            "named": {},  # category -> "Answer in {}.": below prompts that don't name the value
+            "named_where": {},  # field of the row -> values of the rows where this is done
         }
     )
     # The chat template that writes rows of messages, and prompts as a user's message: '' (none),

@@ -56,6 +56,10 @@ def get_config(arg: str = ""):
         c = smollm2.get_config(f"full,{folder}").unlock()
     else:
         c = mix.get_config(f"markers,{folder}").unlock()
+    with c.data.rows.ignore_type():
+        # What the marker says, every arm is told: else a baseline could only guess the language.
+        c.data.rows.named = {"lang": "Answer in {}."}
+        c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages")}
     c.plan_arms = ()  # `marker-lm experiment` fills in what its arms need
     # Not much is tail by language where one has 71 % of the rows; domains are what the paper splits.
     c.eval.update(tail_category="domain", tail_share=0.05, rows=1000)

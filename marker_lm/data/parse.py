@@ -51,6 +51,7 @@ def parse_row(
             prompt = _text(row, row_format.prompt, "prompt")
             completion = _text(row, row_format.completion, "completion")
             markers, info = read_markers(row, row_format, taxonomy, left_out, untrusted)
+            prompt = _named(prompt, markers, row, row_format, taxonomy)
             example = Example("", prompt, completion, markers, {}, info)
             if chat is not None:
                 [turn] = chat.turns(chat.plain(prompt, completion))
@@ -126,6 +127,20 @@ def _text(row: Mapping, paths: str | tuple[str, ...], what: str) -> str:
     text = "\n\n".join(parts)
     check_unicode(text, f"the {what}")
     return text
+
+
+def _named(
+    prompt: str, markers: Mapping, row: Mapping, row_format: RowFormat, taxonomy: Taxonomy
+) -> str:
+    """The prompt with a sentence for each marker that it does not name, see RowFormat.named."""
+    where = row_format.named_where.items()
+    if not all(lookup(row, path) in values for path, values in where):
+        return prompt
+    for category, sentence in row_format.named.items():
+        name = taxonomy.categories[category].values.get(markers.get(category))
+        if name and name.casefold() not in prompt.casefold():
+            prompt = f"{prompt}\n\n{sentence.format(name)}"
+    return prompt
 
 
 def _row_id(row: Mapping, field: str, line_id: str) -> str:

@@ -30,6 +30,10 @@ class RowFormat:
     defaults: category -> value for rows that do not have it; null and [] are not having it
     unknown_values: 'reject' the row, or 'leave_out' the one marker and count it, when the value
       is not one that the taxonomy allows
+    named: category -> a sentence with '{}', such as 'Answer in {}.', that is written below a prompt
+      which does not name the row's own value; '{}' is the value's definition in the taxonomy. So
+      that a model without markers is told what the marker would tell. Not for rows of messages.
+    named_where: field path -> values of the rows that this is done for; {} is all of them
     Of a category that allows several values, value_maps, cut_at and unknown_values hold for each
     value of a row's list by itself.
     trust: origin or category -> least confidence; a marker must reach both, else it is left out
@@ -48,6 +52,8 @@ class RowFormat:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unknown_values: str = "reject"
     trust: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    named_where: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.unknown_values not in UNKNOWN_VALUES:
@@ -78,7 +84,7 @@ class RowFormat:
     def check(self, taxonomy: Taxonomy) -> None:
         """Raises MarkerError when the taxonomy lacks a category that is named here."""
         mapped = {} if isinstance(self.markers, str) else self.markers
-        for part in (mapped, self.value_maps, self.cut_at, self.defaults):
+        for part in (mapped, self.value_maps, self.cut_at, self.defaults, self.named):
             for category in part:
                 taxonomy.category(category)
         known = [*ORIGINS, *taxonomy.categories]

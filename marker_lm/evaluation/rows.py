@@ -1,5 +1,6 @@
 """Any held-out rows as a benchmark: the taxonomy and the training rows say what is tail."""
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -41,14 +42,8 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
         for f, share in train_shares.get("format", {}).items()
         if share >= LEVER_SHARE and f in FORMATS and not taxonomy.categories["format"].several
     ]
-    items = [
-        Item(e.id, e.prompt, e.completion, e.markers, open={"format": formats} if formats else {})
-        for task in config.data.tasks
-        if config.data.tasks[task].heldout
-        for e in map(_one_question, _read(config, task, "heldout", taxonomy))
-    ]
-    if not items:
-        raise SetupError("no task names held-out files; set data.tasks.<name>.heldout.")
+    opened = {"format": formats} if formats else {}
+    items = [dataclasses.replace(i, open=opened) for i in heldout_items(config, taxonomy)]
     chosen = choose_items(
         items,
         lambda i: "tail" if i.markers.get(category) in tail else "head",
@@ -67,6 +62,22 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
             "a low bound, and only the format of an answer is checked by a program.",
         ),
     )
+
+
+def heldout_items(config: ConfigDict, taxonomy: Taxonomy) -> list[Item]:
+    """Every held-out row of a config's tasks.
+
+    Raises SetupError: there is none, or one that is a conversation.
+    """
+    items = [
+        Item(e.id, e.prompt, e.completion, e.markers)
+        for task in config.data.tasks
+        if config.data.tasks[task].heldout
+        for e in map(_one_question, _read(config, task, "heldout", taxonomy))
+    ]
+    if not items:
+        raise SetupError("no task names held-out files; set data.tasks.<name>.heldout.")
+    return items
 
 
 def _one_question(example: Example) -> Example:

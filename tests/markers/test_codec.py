@@ -147,6 +147,12 @@ def test_pieces_are_tokenized_apart(key):
         assert pieces[2] == tuple(tokenizer.encode("</length_tokens>\n"))
         assert codec.value("lang", "Hindi") == tuple(tokenizer.encode("Hindi"))
         assert codec.n_reserved == 0
+    elif template == "sentence":
+        assert pieces[0] == tuple(tokenizer.encode("the length tokens is "))
+        assert pieces[2] == tuple(tokenizer.encode(";\n"))
+        assert codec.prefix("lang") == tuple(tokenizer.encode("the lang is"))
+        assert codec.value("lang", "Hindi") == tuple(tokenizer.encode(" Hindi"))
+        assert codec.n_reserved == 0
     else:
         assert pieces[2] == () and len(pieces[0]) == 1
         assert len(codec.value("lang", "Hindi")) == 1
@@ -252,7 +258,7 @@ def several(*values):
 
 def test_several_values_repeat_the_tag_in_text_and_the_category_once_in_compact():
     taxonomy = several("a", "b", "c")
-    text, compact = (MarkerCodec(taxonomy, template, Bytes()) for template in TEMPLATES)
+    text, compact = (MarkerCodec(taxonomy, name, Bytes()) for name in ("text", "compact"))
     assert text.marker("v", ["c", "a"]) == tuple(Bytes().encode("<v>a</v>\n<v>c</v>\n"))
     assert compact.n_reserved == 2 + 1 + 3
     category, a, _, c = range(Bytes.size + 2, Bytes.size + 6)

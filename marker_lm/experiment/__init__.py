@@ -1,0 +1,1 @@
+"""Arms and seeds in turn: what is registered, trained, measured and compared."""

@@ -1,0 +1,143 @@
+"""What is fixed before the first run, and never changed: strata, test items, comparisons."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from marker_lm.annotate.stats import make_statistics
+from marker_lm.annotate.strata import make_strata
+from marker_lm.data.whole_files import write_whole
+from marker_lm.evaluation.benchmark import Item, choose_items
+from marker_lm.evaluation.rows import heldout_items
+from marker_lm.experiment.design import Design, ExperimentError
+from marker_lm.markers.dropout import hash_ids
+from marker_lm.markers.taxonomy import load_taxonomy
+
+FILE, STRATA = "registered.json", "strata.json"
+METRIC = "answer_nats"  # that arms are compared in first: nats of a row's answer tokens, their mean
+
+
+def make_registration(design: Design, workers: int = 0, log=print) -> dict[str, Any]:
+    """All that is fixed, with its hash.
+
+    Seeds and arms are not part of it, as far as they need no other packing: more of them may follow.
+    """
+    config = design.reference
+    taxonomy = load_taxonomy(config.taxonomy)
+    category, threshold = config.eval.tail_category, config.eval.tail_share
+    stats = make_statistics(
+        config,
+        design.data(config.template),
+        threshold=threshold,
+        workers=workers,
+        search=False,
+        log=log,
+    )
+    values = {name: c["values"] for name, c in stats["categories"].items() if "values" in c}
+    train = stats["splits"]["train"]
+    rows = {"count": train["rows"], "hash": train["hash"]}
+    heldout = stats["categories"][category].get("heldout", {})
+    strata = make_strata(category, values, heldout, threshold, taxonomy, rows)
+    date = strata.pop("date")
+    dev, test = choose(design, strata)
+    about = config.experiment
+    fixed = {
+        "question": about.question,
+        "metric": METRIC,
+        "reference": about.reference,
+        "steps": config.train.steps,
+        "batch": config.train.batch,
+        "length": config.train.length,
+        "learning_rates": list(about.learning_rates),
+        "sweep_steps": about.sweep_steps,
+        "plan": design.plan(),
+        "dev_items": items_facts(dev),
+        "test_items": items_facts(test),
+        "tested_one_by_one": list(about.strata),
+        "least_items": about.least_items,
+        "correction": "Holm",
+        "strata": strata,
+    }
+    fixed = json.loads(json.dumps(fixed))
+    return {"hash": _hash(fixed), "date": date, **fixed}
+
+
+def register(registration: Mapping[str, Any], folder: epath.PathLike) -> dict[str, Any]:
+    """Writes registered.json and strata.json, or finds them there as they should be.
+
+    Raises ExperimentError where something else is registered there, or the file was changed.
+    """
+    path = epath.Path(folder) / FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        strata = registration["strata"] | {"date": registration["date"]}
+        write_whole(path.parent / STRATA, (json.dumps(strata, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(registration, indent=1, ensure_ascii=False) + "\n"
+        write_whole(path, text.encode())
+        return dict(registration)
+    old = read_registration(folder)
+    changed = [
+        key
+        for key, value in registration.items()
+        if key not in ("hash", "date") and old.get(key) != value
+    ]
+    if changed:
+        raise ExperimentError(
+            f"{path} was registered on {old['date']} with another {', '.join(changed)}; what is "
+            "registered before training is not changed after: use a new workdir."
+        )
+    return old
+
+
+def read_registration(folder: epath.PathLike) -> dict[str, Any]:
+    """What is registered in a folder. Raises ExperimentError where it was changed since."""
+    path = epath.Path(folder) / FILE
+    try:
+        found = json.loads(path.read_text())
+        same = _hash({k: v for k, v in found.items() if k not in ("hash", "date")})
+        intact = found["hash"] == same
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ExperimentError(f"{path} can't be read ({error}); use a new workdir.") from None
+    if not intact:
+        raise ExperimentError(
+            f"{path} was changed after it was written (its hash is {same}, not {found['hash']}); "
+            "put the old one back or use a new workdir."
+        )
+    return found
+
+
+def choose(design: Design, strata: Mapping[str, Any]) -> tuple[list[Item], list[Item]]:
+    """Held-out items for the choice of learning rates, and those of the results: none in both."""
+    config = design.reference
+    about, tail = config.experiment, frozenset(strata["tail"])
+    items = heldout_items(config, load_taxonomy(config.taxonomy))
+    part_N = hash_ids([f"dev {item.id}" for item in items]) / 2**64
+    dev = [i for i, part in zip(items, part_N, strict=True) if part < about.dev_share]
+    test = [i for i, part in zip(items, part_N, strict=True) if part >= about.dev_share]
+    if not dev and about.sweep_steps:
+        raise ExperimentError(
+            f"none of {len(items)} held-out rows is for the choice of rates; raise dev_share."
+        )
+    shares = strata["train_shares"][strata["category"]]
+    chosen = choose_items(
+        test,
+        lambda i: "tail" if i.markers.get(strata["category"]) in tail else "head",
+        config.eval.rows,
+        tail_share=sum(shares.get(value, 0.0) for value in tail),
+    )
+    order = sorted(range(len(dev)), key=lambda n: int(hash_ids([dev[n].id])[0]))
+    return [dev[n] for n in order[: about.dev_rows]], chosen
+
+
+def items_facts(items: list[Item]) -> dict[str, Any]:
+    """How many items, and a hash of all that is asked and expected."""
+    text = json.dumps([[i.id, i.prompt, i.key, i.markers, i.natural] for i in items])
+    return {"count": len(items), "hash": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _hash(fixed: Mapping[str, Any]) -> str:
+    text = json.dumps(fixed, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
