@@ -17,6 +17,7 @@ VERBS = {
     "score": "log-likelihoods of completions, posteriors over a category's values",
     "evaluate": "measure trained arms on held-out rows",
     "benchmark": "score answers to a public benchmark by its official definition",
+    "experiment": "arms and seeds in turn: rates, training, measurement, statistics, report",
     "convert": "Hugging Face folders and GGUF files in, trained models out",
     "report": "write the HTML report of an evaluation",
     "demo": "the whole loop on the embedded Atlas: data, training, evaluation, report",

@@ -18,6 +18,9 @@ ALLOWED = {
     "training": {"markers", "data", "model", "sharding", "convert"},
     "decoding": {"markers", "data", "model", "sharding", "convert", "training"},
     "evaluation": {"markers", "annotate", "data", "model", "sharding", "training", "decoding"},
+    "experiment": {
+        *("markers", "annotate", "data", "model", "sharding", "training", "decoding", "evaluation")
+    },
     "convert": {"markers", "data", "model", "sharding"},
     "plan": {"markers", "data", "model", "sharding", "convert", "training", "decoding"},
 }

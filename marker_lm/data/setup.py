@@ -19,7 +19,6 @@ from marker_lm.markers.codec import MarkerCodec
 from marker_lm.markers.dropout import Dropout
 from marker_lm.markers.taxonomy import MarkerError, Taxonomy
 
-
 FILLER = "."  # what a list of filler tokens is made of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from marker_lm import markup
-from marker_lm.evaluation import findings, page_tables, plots, wording
+from marker_lm.evaluation import findings, page_experiment, page_tables, plots, wording
 from marker_lm.markup import Html, join, paragraph, table, tag
 
 QUESTION = (
@@ -24,15 +24,27 @@ def render(results: dict) -> str:
     return markup.page(
         title=meta.get("title") or "Training with markers: report",
         subtitle=join([part for part in subtitle if part], " · "),
-        sections={title: build(results) for title, build in SECTIONS.items()},
+        sections={title: build(results) for title, build in sections(results).items()},
         footer="All numbers of this page are in report.json beside it. "
         "Nothing on it is fetched from a network.",
         summary=join([tag("h2", "In short"), markup.bullets(findings.summary(results))]),
     )
 
 
+def sections(results: dict) -> dict:
+    """Title -> what builds it; those of an experiment come after the differences."""
+    if "experiment" not in results:
+        return SECTIONS
+    titles = list(SECTIONS)
+    after = titles.index("Differences between arms") + 1
+    first, rest = ({t: SECTIONS[t] for t in part} for part in (titles[:after], titles[after:]))
+    return first | page_experiment.SECTIONS | rest
+
+
 def _design(results: dict) -> Html:
-    meta, strata, parts = results.get("meta", {}), results.get("strata", {}), [paragraph(QUESTION)]
+    meta, strata = results.get("meta", {}), results.get("strata", {})
+    parts = [paragraph(meta["question"])] if meta.get("question") else []
+    parts.append(paragraph(QUESTION))
     rows = meta.get("rows") or {}
     counts = [f"{count:,} {name}" for name, count in rows.items() if isinstance(count, int)]
     facts = [f"Rows: {', '.join(counts)}."] if counts else []

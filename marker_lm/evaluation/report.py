@@ -2,7 +2,7 @@
 
 The results are a dictionary. All sections are optional; fields of a row as listed, shares in 0..1:
 
-    meta          title, command, date, config, versions, rows {name: count}, seconds {phase: s},
+    meta          title, question, command, date, config, versions, rows {name: count}, seconds {phase: s},
                   taxonomy_hash, parameters, notes [text]
     arms          [name, label, curve {step, loss, answer_loss}, eval_curve {step, answer_nats}]
     quality       [arm, mode (inferred|pinned|plain), stratum (all|head|tail), metric, n, mean,
@@ -17,6 +17,10 @@ The results are a dictionary. All sections are optional; fields of a row as list
                   difference {n, diff, low, high} on test, levers [lever, n, obeyed]
     posterior     n, max_error_of_sum, mean_true_probability {category: p}, [bar]
     strata        rule, category, head [values], tail [values], train_share {value: share}
+    experiment    registered, registered_on, bears, arms {name: scored_with, rate, rates {rate: dev
+                  nats}, parameters, steps, list_tokens}, one_by_one [category, value, n, diff, low,
+                  high, p, p_holm, p_bh]; the rows of differences then have error, p, size,
+                  detectable and seeds, too
     samples       [prompt, category, own, rows [value, markers {}, text, ok]]
     caveats       [text]
 
@@ -50,6 +54,7 @@ REQUIRED = {
     "guidance": ("lever", "best", "dev", "test", "difference"),
     "posterior": ("n", "max_error_of_sum"),
     "strata": ("rule", "category"),
+    "experiment": (),
 }
 SECTIONS = ("meta", *REQUIRED, "caveats")
 

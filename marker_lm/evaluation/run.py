@@ -196,14 +196,14 @@ def _fitting(
     return dataclasses.replace(benchmark, items=items, notes=(*benchmark.notes, note))
 
 
-def arm_curves(name: str, workdir: epath.PathLike) -> dict[str, Any]:
-    """The learning curves of one arm, from its metrics file."""
+def arm_curves(name: str, workdir: epath.PathLike, label: str = "") -> dict[str, Any]:
+    """The learning curves of one arm, from its metrics file; the label is by its name if none."""
     records = read_metrics(workdir)
     train = [r for r in records if "loss" in r]
     held = [r for r in records if "eval_answer_nats" in r]
     return {
         "name": name,
-        "label": ARMS[name].label,
+        "label": label or ARMS[name].label,
         "curve": {
             "step": [r["step"] for r in train],
             "loss": [r["loss"] for r in train],

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.strata import make_strata
@@ -20,7 +22,7 @@ FILE, STRATA = "registered.json", "strata.json"
 METRIC = "answer_nats"  # that arms are compared in first: nats of a row's answer tokens, their mean
 
 
-def make_registration(design: Design, workers: int = 0, log=print) -> dict[str, Any]:
+def make_registration(design: Design, log=print) -> dict[str, Any]:
     """All that is fixed, with its hash.
 
     Seeds and arms are not part of it, as far as they need no other packing: more of them may follow.
@@ -32,7 +34,7 @@ def make_registration(design: Design, workers: int = 0, log=print) -> dict[str, 
         config,
         design.data(config.template),
         threshold=threshold,
-        workers=workers,
+        workers=max(1, (os.cpu_count() or 2) - 1),
         search=False,
         log=log,
     )
@@ -130,6 +132,30 @@ def choose(design: Design, strata: Mapping[str, Any]) -> tuple[list[Item], list[
     )
     order = sorted(range(len(dev)), key=lambda n: int(hash_ids([dev[n].id])[0]))
     return [dev[n] for n in order[: about.dev_rows]], chosen
+
+
+def bare_prompts(design: Design, items: Sequence[Item]) -> dict[str, str]:
+    """id -> the prompt as it is without `data.rows.named`, of items where that says more."""
+    config = ConfigDict(design.reference.to_dict())
+    config.data.rows.named = {}
+    plain = {i.id: i.prompt for i in heldout_items(config, load_taxonomy(config.taxonomy))}
+    return {item.id: plain[item.id] for item in items if plain[item.id] != item.prompt}
+
+
+def answered(
+    design: Design, items: Sequence[Item], bare: Mapping[str, str], strata: Mapping[str, Any]
+) -> list[str]:
+    """Ids of the items that are answered, too: so many of the head, of the tail, and of those whose
+    prompt would not name what the marker says."""
+    tail, most = frozenset(strata["tail"]), design.reference.experiment.decoded
+    items = sorted(items, key=lambda item: int(hash_ids([item.id])[0]))
+    is_tail = [item.markers.get(strata["category"]) in tail for item in items]
+    groups = (
+        [item.id for item, rare in zip(items, is_tail, strict=True) if rare][:most],
+        [item.id for item, rare in zip(items, is_tail, strict=True) if not rare][:most],
+        [item.id for item in items if item.id in bare][:most],
+    )
+    return sorted({id for group in groups for id in group})
 
 
 def items_facts(items: list[Item]) -> dict[str, Any]:

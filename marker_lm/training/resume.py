@@ -5,7 +5,18 @@ from marker_lm.training.checkpoints import CheckpointError
 
 # These give a step its meaning. The mesh is not among them: a run may go on on other devices.
 RESUMED_WITH = (
-    *("seed", "arm", "plan_arms", "plan_data", "plan_dropout", "template", "markers", "init_from", "model", "lora"),
+    *(
+        "seed",
+        "arm",
+        "plan_arms",
+        "plan_data",
+        "plan_dropout",
+        "template",
+        "markers",
+        "init_from",
+        "model",
+        "lora",
+    ),
     *("train.length", "train.batch", "train.optimizer", "train.trainable"),
 )
 # Of the model: how it is computed, which other devices may ask for.

@@ -1,0 +1,224 @@
+"""What one trained run does on held-out items: a record for each item and metric.
+
+A model that was trained with a list is always scored with one; without it, it is out of its
+distribution. What is compared between arms is the nats of answer tokens alone, the list left out.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from marker_lm.data.whole_files import write_whole
+from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.load import load_engine
+from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.scoring import Scorer
+from marker_lm.evaluation.benchmark import Benchmark, Item
+from marker_lm.evaluation.predict import pin_levers
+from marker_lm.evaluation.samples import lever_samples
+from marker_lm.experiment.checks import Check, make_checks
+from marker_lm.experiment.registration import METRIC
+
+SKIPPED = "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A trained run and what it is asked.
+
+    Attributes:
+      engine, config: of the run.
+      items: held-out rows that fit.
+      answered: ids of those that are answered, too.
+      bare: id -> the prompt without the sentence that names a marker's value, where it has one.
+      checks: category -> what tells its value from an answer.
+    """
+
+    engine: Engine
+    config: ConfigDict
+    items: Sequence[Item]
+    answered: Collection[str]
+    bare: Mapping[str, str]
+    checks: Mapping[str, Check]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One value: of an item, in a metric."""
+
+    item: str
+    metric: str
+    value: float
+
+
+Measure = Callable[[Subject], Iterator[Record]]
+
+
+def scored_with(config: ConfigDict, engine: Engine) -> dict[str, str]:
+    """Metric -> which list stands before the answer while it is scored: own, true, filler, none.
+
+    The first one is what arms are compared in. A model that was not trained to write its list is
+    scored with the true one, and knows more than the others.
+    """
+    layout = engine.layout
+    if not layout.completion_side:
+        shown = {f"{METRIC}, true list shown": "shown"} if layout.prompt_side else {}
+        return {METRIC: "none", **shown}
+    if layout.filler >= 0:
+        return {METRIC: "filler"}
+    true = {f"{METRIC}, true list": "true", f"{METRIC}, true but for length": "true but length"}
+    if not config.train.loss_weights.completion_markers:
+        return {METRIC: "true", f"{METRIC}, own list": "own"}
+    return {METRIC: "own", **true}
+
+
+def likelihood(subject: Subject) -> Iterator[Record]:
+    """Nats per answer token under each list, markers inferred, and what lists cost in tokens."""
+    engine, items = subject.engine, subject.items
+    prompts = [item.prompt for item in items]
+    modes = scored_with(subject.config, engine)
+    listed = engine.layout.levers
+    true = [{c: v for c, v in item.markers.items() if c in listed} for item in items]
+    lists = {"none": [{}] * len(items), "true": true, "filler": true, "shown": true}
+    if "own" in modes.values():
+        own = [r.markers for r in engine.generate(prompts, sampling=Sampling(max_tokens=1))]
+        lists["own"] = own
+        lists["true but length"] = list(map(_own_length(engine), true, own))
+        for item, markers in zip(items, own, strict=True):
+            for category in sorted(set(listed) & set(item.markers)):
+                right = markers.get(category) == item.markers[category]
+                yield Record(item.id, f"inferred {category}", float(right))
+    scorer = Scorer(engine)
+    for metric, mode in modes.items():
+        shown = engine.layout.prompt_side if mode == "shown" else ()
+        scores = scorer.score(prompts, [item.key for item in items], lists[mode], shown)
+        for item, score in zip(items, scores, strict=True):
+            tokens = score.tokens["COMPLETION"]
+            yield Record(item.id, metric, score.nats["COMPLETION"] / tokens)
+            if metric == METRIC:
+                yield Record(item.id, "list_tokens", score.tokens["COMPLETION_MARKERS"])
+                yield Record(item.id, "answer_tokens", tokens)
+
+
+def answers(subject: Subject) -> Iterator[Record]:
+    """Greedy answers: as the user would ask, and with the row's own markers pinned.
+
+    A prompt that names a value of a marker is also asked without, where only the marker says it. An
+    arm without markers can't be pinned: what it answers all the same stands beside.
+    """
+    engine = subject.engine
+    if engine.layout.filler >= 0:
+        return  # it has no list that it could write
+    items = [item for item in subject.items if item.id in subject.answered]
+    bare = [item for item in items if item.id in subject.bare]
+    pins = [{c: v for c, v in i.markers.items() if c in subject.checks} for i in items]
+    bare_pins = [{c: v for c, v in i.markers.items() if c in subject.checks} for i in bare]
+    asked = {
+        "free": (items, [i.prompt for i in items], [{}] * len(items)),
+        "pinned": (items, [i.prompt for i in items], pins),
+        "only pinned": (bare, [subject.bare[i.id] for i in bare], bare_pins),
+    }
+    sampling = Sampling(max_tokens=subject.config.decode.max_tokens)
+    for name, (rows, prompts, wanted) in asked.items():
+        controls = [pin_levers(engine, pin) for pin in wanted]
+        for item, result in zip(rows, engine.generate(prompts, controls, sampling), strict=True):
+            if name == "free":
+                right = result.text.strip() == item.key.strip()
+                yield Record(item.id, "exact match", float(right))
+            for category, check in subject.checks.items():
+                if category in item.markers and (got := check(result.text)) is not None:
+                    obeyed = float(got == item.markers[category])
+                    yield Record(item.id, f"{category}, {name}", obeyed)
+
+
+MEASURES: tuple[Measure, ...] = (likelihood, answers)
+
+
+def measure(
+    workdir: epath.PathLike,
+    items: Sequence[Item],
+    answered: Collection[str],
+    bare: Mapping[str, str],
+    path: epath.PathLike,
+) -> list[dict[str, Any]]:
+    """All records of a run, written to `path` as JSON lines.
+
+    An item that does not fit into the model's sequences has the one record 'skipped'.
+
+    Args:
+      workdir: of the trained run.
+      items, answered, bare: see Subject.
+      path: JSONL file, whole or not there.
+    """
+    engine, config = load_engine(workdir)
+    fitting = [item for item in items if _fits(engine, item)]
+    checks = make_checks(engine.taxonomy)
+    subject = Subject(engine, config, fitting, frozenset(answered), bare, checks)
+    inside = {item.id for item in fitting}
+    found = [Record(item.id, SKIPPED, 1.0) for item in items if item.id not in inside]
+    for each in MEASURES:
+        found += each(subject)
+    records = [dataclasses.asdict(record) for record in found]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    write_whole(epath.Path(path), "".join(lines).encode("utf-8", "backslashreplace"))
+    return records
+
+
+def dev_nats(workdir: epath.PathLike, items: Sequence[Item]) -> float:
+    """Mean over items of the nats per answer token, as the arm is compared with others."""
+    engine, config = load_engine(workdir)
+    items = [item for item in items if _fits(engine, item)]
+    subject = Subject(engine, config, items, (), {}, {})
+    values = [record.value for record in likelihood(subject) if record.metric == METRIC]
+    if not values:
+        raise ValueError(f"no dev item fits into the sequences of {workdir}; raise train.length.")
+    return sum(values) / len(values)
+
+
+def _fits(engine: Engine, item: Item) -> bool:
+    """Whether a row fits with lists on both sides."""
+    if engine.refusal(item.prompt, Controls()) is not None:
+        return False
+    *before, last = engine.prompts.turns(item.prompt, item.key)
+    spans = engine.prompts.spans(last)
+    head = len(engine.prompts.history(before)) + len(spans.prompt)
+    lists = 2 * engine.grammar.room({}) + len(engine.layout.separator) + 2
+    return head + lists + max(len(spans.completion), 1) <= engine.config.max_len
+
+
+def _own_length(engine: Engine):
+    """(true list, own list) -> the true list with the computed categories of the own one."""
+    computed = [
+        c
+        for c in engine.layout.completion_side
+        if engine.taxonomy.categories[c].origin == "computed"
+    ]
+
+    def join(true: Mapping, own: Mapping) -> dict:
+        kept = {c: v for c, v in true.items() if c not in computed}
+        return kept | {c: own[c] for c in computed if c in own}
+
+    return join
+
+
+def samples(
+    workdir: epath.PathLike,
+    items: Sequence[Item],
+    open_values: Mapping[str, Sequence[str]],
+    most: int,
+) -> list[dict[str, Any]]:
+    """Prompts with one lever moved through some of its values, for the report."""
+    engine, config = load_engine(workdir)
+    checks = {
+        category: lambda text, asked, check=check: check(text)
+        for category, check in make_checks(engine.taxonomy).items()
+        if category in open_values and category in engine.layout.levers
+    }
+    opened = [dataclasses.replace(i, open=open_values) for i in items if _fits(engine, i)]
+    benchmark = Benchmark(opened, {}, checks)
+    return lever_samples(benchmark, engine, Sampling(max_tokens=config.decode.max_tokens), most)
