@@ -24,15 +24,15 @@ ARMS = {
     # Which side does the work; with example dropout 1 the prompt side is never there.
     "completion_only": {"arm": "completion_only"},
     "prompt_only": {"arm": "prompt_only"},
-    # Whether the list helps as a condition or as an auxiliary loss, and whether another one would do.
+    # Whether the list helps as a condition or as an auxiliary loss; whether another one would do.
     "no_list_loss": {"train.loss_weights.completion_markers": 0.0},
     "prompt_loss": {"arm": "baseline", "train.loss_weights.prompt": 1.0},
-    # What the form of the list is worth. One of text and compact is the size's own: that is markers.
+    # What the form of the list is worth. One of text and compact is the size's own, as in markers.
     "text": {"template": "text"},
     "compact": {"template": "compact"},
     "sentence": {"template": "sentence"},
-    # Whether the plain remedy for a long tail does as much. These two draw other rows than the rest,
-    # the same as each other, in as many steps.
+    # Whether the plain remedy for a long tail does as much. These two draw other rows than the
+    # rest, the same as each other, in as many steps.
     "upsampled": {"arm": "baseline", "data.least_share": LONG_TAIL},
     "markers_upsampled": {"data.least_share": LONG_TAIL},
     # How much of the prompt side is dropped: example_dropout, marker_dropout.
@@ -44,7 +44,7 @@ SIZES = ("small", "scratch", "smollm2")
 
 
 def get_config(arg: str = ""):
-    """`arg` is words between commas: an arm of ARMS, a size of SIZES, a folder; all may be absent."""
+    """`arg` is words between commas: an arm of ARMS, a size of SIZES, a folder; all optional."""
     words = [word for word in arg.split(",") if word]
     arms = [word for word in words if word in ARMS]
     sizes = [word for word in words if word in SIZES]
@@ -61,9 +61,9 @@ def get_config(arg: str = ""):
         c.data.rows.named = {"lang": "Answer in {}."}
         c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages")}
     c.plan_arms = ()  # `marker-lm experiment` fills in what its arms need
-    # Not much is tail by language where one has 71 % of the rows; domains are what the paper splits.
+    # One language has 71 % of the rows, and all others would be tail; the paper splits domains.
     c.eval.update(tail_category="domain", tail_share=0.05, rows=1000)
-    c.train.update(eval_every=0, save_minutes=10.0, save_every=0, keep=1)
+    c.train.update(eval_every=0, save_minutes=10.0, save_every=0)
     c.experiment = x = type(c)()
     x.question = (
         "Does fine-tuning with markers make a model better, above all on the long tail, and is it "
@@ -102,12 +102,12 @@ def _small(c, x):
     x.update(seeds=(0, 1), sweep_steps=100, learning_rates=(2e-3, 4e-3, 8e-3))
     x.update(dev_rows=100, decoded=32, least_items=40, seconds_per_step=0.7)
     x.bears = (
-        "A model of about a million parameters that has seen some hundred thousand answer tokens. It "
-        "can bear: whether the code does what it says; that a marked model infers what the prompt "
-        "fixes (language, task); the sign of the largest effects in nats. It cannot bear: any "
-        "statement about pretrained models, about answers as people judge them, about single rare "
-        "strata, or about an effect under the least detectable one in the table; with two seeds, "
-        "intervals are as wide as they look."
+        "A model of about a million parameters that has seen some hundred thousand answer tokens. "
+        "It can bear: whether the code does what it says; that a marked model infers what the "
+        "prompt fixes (language, task); the sign of the largest effects in nats. It cannot bear: "
+        "any statement about pretrained models, about answers as people judge them, about single "
+        "rare strata, or about an effect under the least detectable one in the table; with two "
+        "seeds, intervals are as wide as they look."
     )
 
 
@@ -120,10 +120,10 @@ def _scratch(c, x):
     c.decode.update(batch=64, max_tokens=64)
     x.update(sweep_steps=300, learning_rates=(1e-3, 2e-3, 4e-3), seconds_per_step=6.0)
     x.bears = (
-        "A model of some millions of parameters, from scratch. It can bear: mechanisms (what the list, "
-        "its truth, its loss and its side each do to the likelihood of answers) and inference and "
-        "control of markers in this mix. It cannot bear: sizes of effects on pretrained models, where "
-        "little is left that an auxiliary loss could teach, or win rates of answers."
+        "A model of some millions of parameters, from scratch. It can bear: mechanisms (what the "
+        "list, its truth, its loss and its side each do to the likelihood of answers), inference "
+        "and control of markers in this mix. It cannot bear: sizes of effects on pretrained "
+        "models, where little is left that an auxiliary loss could teach, or win rates of answers."
     )
 
 

@@ -42,8 +42,8 @@ class Kind(enum.IntEnum):
 class Layout:
     """Which categories stand on which side, in which order, between which tokens.
 
-    With `shuffled`, training writes the markers of another row instead of the row's own. `filler` is
-    an id that is written for every token of a marker, or -1.
+    With `shuffled`, training writes the markers of another row instead of the row's own. `filler`
+    is an id that is written for every token of a marker, or -1.
     """
 
     prompt_side: tuple[str, ...]
@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def levers(self) -> tuple[str, ...]:
-        """Categories that a user can pin: those of the list before the answer, where there is one."""
+        """Categories that a user can pin: those of the list before the answer, if there is one."""
         return self.completion_side or self.prompt_side
 
 

@@ -55,11 +55,10 @@ def effect(
     """Mean of a - b with an interval over items and seeds.
 
     Both levels are resampled with replacement, items the same for all seeds. The standard error is
-    that of the resampled means, in which the spread between seeds counts S / (S - 1) times: a
-    resample of a few seeds is too narrow by that (Efron and Tibshirani 1993, section 5.3). The limits
-    are quantiles of Student's t with Satterthwaite's degrees of freedom (Biometrics Bulletin 2,
-    1946), since three seeds say little about how much seeds differ. One seed gives an interval over
-    items alone.
+    that of the resampled means, in which the variance between seeds counts S / (S - 1) times: a
+    resample of a few seeds is too narrow by that. The limits are quantiles of Student's t with
+    Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946), since three seeds say little
+    about how much seeds differ. One seed gives an interval over items alone.
 
     Raises ValueError when the shapes differ or a value is not finite.
     """

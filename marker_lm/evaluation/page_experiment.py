@@ -42,8 +42,8 @@ def power(results: dict) -> Html:
         return paragraph("Not computed.", soft=True)
     note = (
         "Effect size: mean over the standard deviation of the rows' differences. Detectable: the "
-        "least true difference that would be found with a chance of 80 % at the 5 % level. Where an "
-        "interval holds zero, what is smaller than that is neither shown nor excluded."
+        "least true difference that would be found with a chance of 80 % at the 5 % level. Where "
+        "an interval holds zero, what is smaller than that is neither shown nor excluded."
     )
     body = []
     for row in rows:

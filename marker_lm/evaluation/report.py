@@ -2,8 +2,8 @@
 
 The results are a dictionary. All sections are optional; fields of a row as listed, shares in 0..1:
 
-    meta          title, question, command, date, config, versions, rows {name: count}, seconds {phase: s},
-                  taxonomy_hash, parameters, notes [text]
+    meta          title, question, command, date, config, versions, rows {name: count},
+                  seconds {phase: s}, taxonomy_hash, parameters, notes [text]
     arms          [name, label, curve {step, loss, answer_loss}, eval_curve {step, answer_nats}]
     quality       [arm, mode (inferred|pinned|plain), stratum (all|head|tail), metric, n, mean,
                   low, high]

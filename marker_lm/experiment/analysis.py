@@ -108,8 +108,8 @@ def one_by_one(
 ) -> list[dict[str, Any]]:
     """The effect in every value of some categories that has enough items, corrected for all.
 
-    `p_holm` bounds the chance of a single false finding among all of them, `p_bh` the share of false
-    ones among those found.
+    `p_holm` bounds the chance of a single false finding among all of them, `p_bh` the share of
+    false ones among those found.
     """
     rows = []
     for category in categories:

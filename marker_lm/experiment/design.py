@@ -47,9 +47,9 @@ class Design:
 
     Rows stand in the same sequences and steps in every arm, because packing reckons for each row
     with the arm that needs most room for it: an arm with shorter lists has more padding there, and
-    never other rows. So an arm with lists costs the same steps of the same shape, and arms differ in
-    what they write and learn, not in how often they see a row. Arms that draw other rows on purpose
-    (upsampling) have the same number of steps.
+    never other rows. So an arm with lists takes the same steps of the same shape, and arms differ
+    in what they write and learn, not in how often they see a row. Arms that draw other rows on
+    purpose (upsampling) have the same number of steps.
 
     Attributes:
       file, words: of the config: FILE:ARM,WORDS is that of an arm.

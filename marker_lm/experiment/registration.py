@@ -25,7 +25,7 @@ METRIC = "answer_nats"  # that arms are compared in first: nats of a row's answe
 def make_registration(design: Design, log=print) -> dict[str, Any]:
     """All that is fixed, with its hash.
 
-    Seeds and arms are not part of it, as far as they need no other packing: more of them may follow.
+    Seeds and arms are not part of it, as far as these need no other packing: more may follow.
     """
     config = design.reference
     taxonomy = load_taxonomy(config.taxonomy)

@@ -165,8 +165,9 @@ def _notes(design: Design, registration: Mapping[str, Any], skipped: set[str]):
     )
     yield "The loss of every arm is divided by the number of answer tokens of the batch."
     yield (
-        f"{METRIC.replace('_', ' ').capitalize()}: negative log-likelihood of a row's answer tokens "
-        "(eos included, list left out) over their number; means are over rows. Lower is better."
+        f"{METRIC.replace('_', ' ').capitalize()}: negative log-likelihood of a row's answer "
+        "tokens (eos included, list left out) over their number; means are over rows. Lower is "
+        "better."
     )
     if skipped:
         yield (
@@ -181,8 +182,8 @@ def _caveats(design: Design, differences: Sequence[Mapping[str, Any]]):
     S = len(design.seeds)
     if S > 1:
         yield (
-            f"{S} seeds an arm: intervals are over rows and seeds, with Student's t, and still rest on "
-            f"{S} draws of what a seed can do."
+            f"{S} seeds an arm: intervals are over rows and seeds, with Student's t, and still "
+            f"rest on {S} draws of what a seed can do."
         )
     yield (
         "A marked arm writes its list before it answers and is trained on the list's tokens, too; "
@@ -190,8 +191,8 @@ def _caveats(design: Design, differences: Sequence[Mapping[str, Any]]):
     )
     if any(scored_list(design, arm) in ("true", "filler") for arm in design.configs):
         yield (
-            "An arm that was not taught to write its list is scored with the row's true list, or one "
-            "as long: it knows what the others have to infer."
+            "An arm that was not taught to write its list is scored with the row's true list, or "
+            "one as long: it knows what the others have to infer."
         )
     swept = [arm for arm in design.configs if design.sweep(arm)]
     ends = [a for a in swept if chosen_rate(design, a) in _ends(design.configs[a])]
@@ -199,8 +200,8 @@ def _caveats(design: Design, differences: Sequence[Mapping[str, Any]]):
         yield "One learning rate for all arms; where it is not each arm's best, differences shift."
     if ends:
         yield (
-            f"The best learning rate of {', '.join(ends)} is the lowest or highest that was tried: a "
-            "better one may lie outside."
+            f"The best learning rate of {', '.join(ends)} is the lowest or highest that was tried: "
+            "a better one may lie outside."
         )
     tail = [d for d in differences if d["metric"] == METRIC and d["stratum"] == "tail minus head"]
     for row in tail:

@@ -62,7 +62,7 @@ class Runner:
                 self._do(run)
 
     def samples(self) -> list[dict[str, Any]]:
-        """Prompts with one lever moved, by the first run of the arm 'markers', where there is one."""
+        """Prompts with one lever moved, by the first run of 'markers', where there is one."""
         if "markers" not in self.design.configs:
             return []
         values = {

@@ -27,9 +27,9 @@ NUMBER_CHARACTERS = "0123456789.-"
 class MarkerCodec:
     """Writes markers as ids of one tokenizer and reads them back.
 
-    'text' and 'sentence' tokenize the tags and the value of the text template apart, so the ids of a piece never
-    depend on its neighbours. 'compact' uses reserved ids from tokenizer.size on, in the order of
-    `reserved_tokens`, which no user text can produce. Numbers are one id a character in both.
+    'text' and 'sentence' tokenize what stands around a value and the value apart, so the ids of a
+    piece never depend on its neighbours. 'compact' uses reserved ids from tokenizer.size on, in the
+    order of `reserved_tokens`, which no user text can produce. Numbers are one id a character.
     Several values of a category repeat the tag in 'text'; in 'compact' their ids follow the
     category's one id: a value's id belongs to one category, so it needs no other to say which.
 
