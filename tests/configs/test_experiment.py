@@ -114,6 +114,40 @@ LISTS = {
 }
 
 
+# Row 42: domain Trivia, lang en, 4 words; dropout has taken the language from its prompt side.
+SHOWN = "<|MARKER_LIST|><|domain|><|domain=Trivia|>{}<|length_bucket|><|length_bucket=phrase|>"
+SHOWN += "<|/MARKER_LIST|>"
+GOLDEN = {
+    "markers": f"Ask 42?\n{SHOWN.format('')}{SHOWN.format('<|lang|><|lang=en|>')}"
+    "Say 42. Yes. Yes.[eos]",
+    "prompt_only": f"Ask 42?\n{SHOWN.format('')}Say 42. Yes. Yes.[eos]",
+    "filler": "Ask 42?\n<|MARKER_LIST|>....<|/MARKER_LIST|><|MARKER_LIST|>......<|/MARKER_LIST|>"
+    "Say 42. Yes. Yes.[eos]",
+    "text": """Ask 42?
+<MARKER_LIST>
+<domain>Trivia</domain>
+<length_bucket>phrase</length_bucket>
+</MARKER_LIST>
+<MARKER_LIST>
+<domain>Trivia</domain>
+<lang>en</lang>
+<length_bucket>phrase</length_bucket>
+</MARKER_LIST>
+Say 42. Yes. Yes.[eos]""",
+    "sentence": """Ask 42?
+About this answer:
+the domain is Trivia;
+the length bucket is phrase;
+and that is all.
+About this answer:
+the domain is Trivia;
+the lang is en;
+the length bucket is phrase;
+and that is all.
+Say 42. Yes. Yes.[eos]""",
+}
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_list_of_row_0_as_text(design, arm):
     """Row 0: domain Trivia, lang de, 2 words."""
@@ -134,14 +168,9 @@ def test_the_list_of_row_0_as_text(design, arm):
 
 
 def test_a_sequence_of_each_kind_of_arm(design):
-    """A row whose prompt side keeps some markers, at the rate that all arms but one share."""
-    texts = {}
-    for arm in ("markers", "prompt_only", "filler", "text", "sentence", "dropout_50_50"):
-        for row, parts, _ in sequences(batches(design, arm), 5):
-            if row == 24:
-                texts.setdefault(arm, "".join(parts))
-    print(texts)
-    assert texts["markers"] == texts["dropout_50_50"]
+    for arm, want in GOLDEN.items():
+        found = ["".join(parts) for row, parts, _ in sequences(batches(design, arm)) if row == 42]
+        assert found[0] == want
 
 
 def test_dropout_rates(design):

@@ -1,0 +1,189 @@
+"""A whole experiment on a handful of rows: registered, swept, trained, measured, reported."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from marker_lm.__main__ import main
+from marker_lm.cli.common import load_config
+from marker_lm.experiment.design import ExperimentError, make_design
+from marker_lm.experiment.registration import read_registration, register
+from marker_lm.experiment.runner import chosen_rate, plan_lines, read_done
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "configs" / "experiment.py"
+SENTENCES = {"en": "I see the house.", "de": "Ich sehe das Haus.", "fr": "Je vois la maison."}
+TINY = {
+    "taxonomy": ROOT / "configs" / "mix.yaml",
+    "data.share": 1.0,
+    "data.tokenizer": "bytes",
+    "model.width": 16,
+    "model.layers": 1,
+    "model.heads": 2,
+    "model.kv_heads": 1,
+    "model.head_size": 8,
+    "model.ff": 16,
+    "train.length": 256,
+    "train.batch": 4,
+    "train.steps": 3,
+    "train.warmup_steps": 1,
+    "decode.batch": 8,
+    "decode.max_tokens": 4,
+    "eval.rows": 6,
+    "eval.samples": 1,
+    "experiment.sweep_steps": 2,
+    "experiment.learning_rates": "(1e-3,1e-2)",
+    "experiment.dev_rows": 4,
+    "experiment.decoded": 2,
+    "experiment.least_items": 3,
+}
+OVERRIDES = [f"--config.{key}={value}" for key, value in TINY.items()]
+
+
+def write_mix(folder):
+    """Rows in the form of the mix; one domain in twenty is rare."""
+    draws = random.Random(0)
+    for name, count in (("train.jsonl", 160), ("heldout.jsonl", 48)):
+        rows = []
+        for n in range(count):
+            lang = draws.choice("en en de fr".split())
+            row = {
+                "id": f"{name} {n}",
+                "source": "tatoeba",
+                "instruction": "Translate this.",
+                "input": str(n),
+            }
+            row |= {"output": SENTENCES[lang], "language": lang, "format": "plain"}
+            row |= {"domain": ["Medicine" if n % 25 == 0 else "Everyday"], "task": ["Translation"]}
+            rows.append(row | {"words": len(row["output"].split())})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def globs(folder):
+    """Overrides that name these files instead of gzip ones."""
+    files = {"train": "train.jsonl", "heldout": "heldout.jsonl"}
+    return [f"--config.data.tasks.mix.{split}={folder / name}" for split, name in files.items()]
+
+
+def make(folder, workdir, arms=("markers",), seeds=(0,), more=()):
+    overrides = [*OVERRIDES, *globs(folder), *more]
+    return make_design(load_config, f"{FILE}:small", overrides, arms, seeds, workdir)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_mix(tmp_path_factory.mktemp("mix"))
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, monkeypatch):
+    options = [*OVERRIDES, *globs(rows)]
+    command = ["experiment", f"--config={FILE}:small", f"--workdir={tmp_path}", *options]
+    arms = "--arms=markers,sentence"
+    monkeypatch.setenv("MARKER_LM_TRACEBACK", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main([*command, arms, "--seeds=0"]) == 0
+    for arm in ("baseline", "markers", "sentence"):
+        done = json.loads((tmp_path / "runs" / arm / "seed0" / "done.json").read_text())
+        assert done["steps"] == 3 and done["rate"] in (1e-3, 1e-2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = results["records"]
+    assert {(r["arm"], r["seed"]) for r in found} == {
+        (a, 0) for a in ("baseline", "markers", "sentence")
+    }
+    keys = [(r["arm"], r["seed"], r["item"], r["metric"]) for r in found]
+    assert len(set(keys)) == len(keys)
+    metrics = {r["metric"] for r in found if r["arm"] == "markers"}
+    assert metrics >= {"answer_nats", "answer_nats, true list", "inferred lang", "exact match"}
+    assert metrics >= {"lang, pinned", "lang, only pinned", "list_tokens"}
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["experiment"]["registered"] == results["registered"]
+    assert {r["stratum"] for r in report["differences"]} == {
+        "all",
+        "head",
+        "tail",
+        "tail minus head",
+    }
+    page = (tmp_path / "report" / "report.html").read_text("utf-8")
+    assert "Strata one by one" in page and "It cannot bear" in page
+    assert "markers against baseline" in (tmp_path / "report" / "table.md").read_text()
+
+    # A second seed: what is done stays, what is new is added.
+    before = (tmp_path / "runs" / "markers" / "seed0" / "done.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*command, arms, "--seeds=0,1", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("# 9 of 12 runs done")
+    assert main([*command, arms, "--seeds=0,1"]) == 0
+    assert (tmp_path / "runs" / "markers" / "seed0" / "done.json").stat().st_mtime_ns == before
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {r["seeds"] for r in report["differences"]} == {2}
+
+    # An arm that needs other packing, or other steps, is refused: it is not what was registered.
+    monkeypatch.delenv("MARKER_LM_TRACEBACK")
+    assert main([*command, "--arms=markers,sentence,dropout_0_50", "--seeds=0"]) == 2
+    assert "registered" in capsys.readouterr().err
+
+
+def test_every_command_is_whole(rows, tmp_path):
+    design = make(rows, tmp_path, ("markers", "sentence", "dropout_70_50"), (0, 1))
+    assert list(design.configs) == ["baseline", "markers", "sentence", "dropout_70_50"]
+    assert design.plan() == {
+        "plan_arms": ("baseline", "markers"),
+        "plan_dropout": 0.5,
+        "templates": ["compact", "sentence"],
+    }
+    lines = plan_lines(design)
+    commands = [line for line in lines if not line.startswith("#")]
+    assert len([line for line in commands if " prepare " in line]) == 2
+    assert len([line for line in commands if " train " in line]) == 8  # swept rates of four arms
+    assert len([line for line in lines if "least dev nats" in line]) == 8
+    assert lines[-1].startswith("# 0 of 16 runs done")
+    for arm in design.configs:
+        # The options give the same config, but for what they set.
+        config = load_config(f"{FILE}:{arm},small", design.options(arm))
+        assert config.plan_arms == ("baseline", "markers") and config.plan_dropout == 0.5
+        assert config.data.prepared == str(tmp_path / "data" / config.template)
+    assert config.plan_data == (str(tmp_path / "data" / "sentence"),)
+
+
+def test_the_rate_is_that_with_the_least_nats(rows, tmp_path):
+    design = make(rows, tmp_path)
+    with pytest.raises(ExperimentError, match="sweep of markers is not finished"):
+        chosen_rate(design, "markers")
+    for run, nats in zip(design.sweep("markers"), (3.0, 2.5), strict=True):
+        run.folder.mkdir(parents=True)
+        (run.folder / "done.json").write_text(json.dumps({"dev_nats": nats}))
+        assert read_done(run) == {"dev_nats": nats}
+    assert chosen_rate(design, "markers") == 1e-2
+    alone = make(rows, tmp_path, more=["--config.experiment.sweep_steps=0"])
+    assert chosen_rate(alone, "markers") == alone.configs["markers"].train.learning_rate
+
+
+def test_what_is_registered_is_not_changed(tmp_path):
+    registration = {"hash": "", "date": "2020-01-01", "steps": 3, "strata": {"tail": ["a"]}}
+    from marker_lm.experiment.registration import _hash
+
+    registration["hash"] = _hash({"steps": 3, "strata": {"tail": ["a"]}})
+    register(registration, tmp_path)
+    assert register(registration | {"date": "2021-01-01"}, tmp_path)["date"] == "2020-01-01"
+    with pytest.raises(ExperimentError, match="registered on 2020-01-01 with another steps"):
+        register(registration | {"steps": 4}, tmp_path)
+    path = tmp_path / "registered.json"
+    path.write_text(path.read_text().replace('"a"', '"b"'))
+    with pytest.raises(ExperimentError, match="was changed after it was written"):
+        read_registration(tmp_path)
+
+
+def test_experiments_that_cannot_be_run(rows, tmp_path):
+    with pytest.raises(ValueError, match="names two arms|no config|neither"):
+        make(rows, tmp_path, ("markers,baseline",))
+    with pytest.raises(ExperimentError, match="must be different numbers"):
+        make(rows, tmp_path, seeds=(1, 1))
+    with pytest.raises(ExperimentError, match="has no section 'experiment'"):
+        make_design(load_config, str(ROOT / "configs" / "default.py"), [], (), (), tmp_path)
+    with pytest.raises(ExperimentError, match="train.steps is 0"):
+        make(rows, tmp_path, more=["--config.train.steps=0"])
