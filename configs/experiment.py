@@ -95,12 +95,12 @@ def _small(c, x):
     """Under half an hour on two cores: the machinery, and effects as large as a first look has."""
     c.data.update(share=0.02, vocab_size=4096)
     c.model.update(width=128, layers=2, heads=4, kv_heads=2, head_size=32, ff=352)
-    c.train.update(length=512, batch=8, epochs=4, steps=300, learning_rate=4e-3, warmup_steps=30)
+    c.train.update(length=512, batch=4, epochs=4, steps=400, learning_rate=4e-3, warmup_steps=30)
     c.train.update(final_learning_rate=2e-4, save_minutes=2.0)
     c.eval.rows = 250
     c.decode.update(batch=32, max_tokens=32)
-    x.update(seeds=(0, 1), sweep_steps=100, learning_rates=(2e-3, 4e-3, 8e-3))
-    x.update(dev_rows=100, decoded=32, least_items=40, seconds_per_step=0.7)
+    x.update(seeds=(0, 1), sweep_steps=80, learning_rates=(4e-3, 8e-3))
+    x.update(dev_rows=100, decoded=32, least_items=40, seconds_per_step=0.25)
     x.bears = (
         "A model of about a million parameters that has seen some hundred thousand answer tokens. "
         "It can bear: whether the code does what it says; that a marked model infers what the "

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.strata import make_strata
+from marker_lm.data.cache import read_manifest
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item, choose_items
 from marker_lm.evaluation.rows import heldout_items
@@ -28,25 +29,18 @@ def make_registration(design: Design, log=print) -> dict[str, Any]:
     Seeds and arms are not part of it, as far as these need no other packing: more may follow.
     """
     config = design.reference
-    taxonomy = load_taxonomy(config.taxonomy)
-    category, threshold = config.eval.tail_category, config.eval.tail_share
-    stats = make_statistics(
-        config,
-        design.data(config.template),
-        threshold=threshold,
-        workers=max(1, (os.cpu_count() or 2) - 1),
-        search=False,
-        log=log,
-    )
-    values = {name: c["values"] for name, c in stats["categories"].items() if "values" in c}
-    train = stats["splits"]["train"]
-    rows = {"count": train["rows"], "hash": train["hash"]}
-    heldout = stats["categories"][category].get("heldout", {})
-    strata = make_strata(category, values, heldout, threshold, taxonomy, rows)
-    date = strata.pop("date")
+    key = read_manifest(design.data(config.template) / "train")["key"]
+    counted = {"data_key": key, "tail_share": config.eval.tail_share}
+    old = read_registration(design.workdir) if (design.workdir / FILE).exists() else {}
+    if counted.items() <= old.items() and old["strata"]["category"] == config.eval.tail_category:
+        strata, date = old["strata"], old["date"]  # from the same rows: they are not read again
+    else:
+        strata = count_strata(design, log)
+        date = strata.pop("date")
     dev, test = choose(design, strata)
     about = config.experiment
     fixed = {
+        **counted,
         "question": about.question,
         "metric": METRIC,
         "reference": about.reference,
@@ -65,6 +59,26 @@ def make_registration(design: Design, log=print) -> dict[str, Any]:
     }
     fixed = json.loads(json.dumps(fixed))
     return {"hash": _hash(fixed), "date": date, **fixed}
+
+
+def count_strata(design: Design, log=print) -> dict[str, Any]:
+    """Which values of the tail's category are tail: counted over all training rows."""
+    config = design.reference
+    taxonomy = load_taxonomy(config.taxonomy)
+    category, threshold = config.eval.tail_category, config.eval.tail_share
+    stats = make_statistics(
+        config,
+        design.data(config.template),
+        threshold=threshold,
+        workers=max(1, (os.cpu_count() or 2) - 1),
+        search=False,
+        log=log,
+    )
+    values = {name: c["values"] for name, c in stats["categories"].items() if "values" in c}
+    train = stats["splits"]["train"]
+    rows = {"count": train["rows"], "hash": train["hash"]}
+    heldout = stats["categories"][category].get("heldout", {})
+    return make_strata(category, values, heldout, threshold, taxonomy, rows)
 
 
 def register(registration: Mapping[str, Any], folder: epath.PathLike) -> dict[str, Any]:
