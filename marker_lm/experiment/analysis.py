@@ -66,9 +66,13 @@ def read_values(records: Sequence[Mapping[str, Any]]) -> Values:
 
 
 def quality(data: Data, modes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Means of what arms are compared in, and of exact matches; `modes` says with which list."""
+    """Means of what arms are compared in, of the same under other lists, and of exact matches.
+
+    `modes` says with which list an arm is compared.
+    """
     rows = []
-    for metric in (METRIC, "exact match"):
+    measured = {m for runs in data.values.values() for run in runs.values() for m in run}
+    for metric in sorted(m for m in measured if m.startswith(METRIC) or m == "exact match"):
         arms = data.arms(metric)
         items = data.shared(metric, arms)
         for arm in arms:

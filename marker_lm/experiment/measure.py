@@ -131,8 +131,9 @@ def answers(subject: Subject) -> Iterator[Record]:
                 right = result.text.strip() == item.key.strip()
                 yield Record(item.id, "exact match", float(right))
             for category, check in subject.checks.items():
-                if category in item.markers and (got := check(result.text)) is not None:
-                    obeyed = float(got == item.markers[category])
+                # Of an answer that shows no value none was obeyed; of a reference, nothing is known.
+                if category in item.markers and check(item.key) is not None:
+                    obeyed = float(check(result.text) == item.markers[category])
                     yield Record(item.id, f"{category}, {name}", obeyed)
 
 
