@@ -131,7 +131,7 @@ def answers(subject: Subject) -> Iterator[Record]:
                 right = result.text.strip() == item.key.strip()
                 yield Record(item.id, "exact match", float(right))
             for category, check in subject.checks.items():
-                # Of an answer that shows no value none was obeyed; of a reference, nothing is known.
+                # An answer that shows no value did not obey; with such a reference, none can tell.
                 if category in item.markers and check(item.key) is not None:
                     obeyed = float(check(result.text) == item.markers[category])
                     yield Record(item.id, f"{category}, {name}", obeyed)
