@@ -13,7 +13,7 @@ from marker_lm.convert.families import FAMILIES
 from marker_lm.convert.load import load_config, load_params
 from marker_lm.convert.peft import export_adapter, import_adapter
 from marker_lm.data.tokenizers.bytes import ByteTokenizer
-from marker_lm.decoding.load import load_engine
+from marker_lm.decoding.load import load_model
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.lora import is_factor, merge
 from marker_lm.sharding.mesh import make_mesh
@@ -98,11 +98,11 @@ def test_the_base_is_that_of_the_file_and_the_factors_have_moved(runs):
 
 
 def test_an_engine_decodes_with_the_merged_model(runs):
-    engine, _ = load_engine(runs / "whole")
+    loaded = load_model(runs / "whole")
     _, model, params = state_of(runs / "whole")
     merged, without = merge(params, model)
-    assert engine.config == without and without.lora is None
-    jax.tree.map(np.testing.assert_array_equal, engine.params, merged)
+    assert loaded.model == without and without.lora is None
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, merged)
 
 
 def test_an_adapter_of_the_run_comes_back(runs, tmp_path):
