@@ -167,6 +167,20 @@ class Design:
         return ARMS[kind].label if arm == kind else f"{arm.replace('_', ' ')} ({ARMS[kind].label})"
 
 
+def scored_list(config: ConfigDict) -> str:
+    """Which list stands before answers when an arm is compared: own, true, filler or none.
+
+    A model is scored with a list as it was trained with. One that was not taught to write its list
+    is scored with the true one, and knows more than the others.
+    """
+    kind = find_arm(config.arm)
+    if not kind.completion_side:
+        return "none"
+    if kind.filler:
+        return "filler"
+    return "own" if config.train.loss_weights.completion_markers else "true"
+
+
 def make_design(
     load: Callable[[str, list[str]], ConfigDict],
     config: str,

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
@@ -22,6 +23,7 @@ from marker_lm.evaluation.benchmark import Benchmark, Item
 from marker_lm.evaluation.predict import pin_levers
 from marker_lm.evaluation.samples import lever_samples
 from marker_lm.experiment.checks import Check, make_checks
+from marker_lm.experiment.design import scored_list
 from marker_lm.experiment.registration import METRIC
 
 SKIPPED = "skipped"
@@ -59,29 +61,24 @@ class Record:
 Measure = Callable[[Subject], Iterator[Record]]
 
 
-def scored_with(config: ConfigDict, engine: Engine) -> dict[str, str]:
-    """Metric -> which list stands before the answer while it is scored: own, true, filler, none.
-
-    The first one is what arms are compared in. A model that was not trained to write its list is
-    scored with the true one, and knows more than the others.
-    """
-    layout = engine.layout
-    if not layout.completion_side:
-        shown = {f"{METRIC}, true list shown": "shown"} if layout.prompt_side else {}
-        return {METRIC: "none", **shown}
-    if layout.filler >= 0:
-        return {METRIC: "filler"}
-    true = {f"{METRIC}, true list": "true", f"{METRIC}, true but for length": "true but length"}
-    if not config.train.loss_weights.completion_markers:
-        return {METRIC: "true", f"{METRIC}, own list": "own"}
-    return {METRIC: "own", **true}
+def scored_with(config: ConfigDict) -> dict[str, str]:
+    """Metric -> the list that stands before the answer while it is scored; first the one in which
+    arms are compared, see `scored_list`."""
+    first = scored_list(config)
+    if first == "none" and find_arm(config.arm).prompt_side:
+        more = {"true list shown": "shown"}
+    elif first == "own":
+        more = {"true list": "true", "true but for length": "true but length"}
+    else:
+        more = {"own list": "own"} if first == "true" else {}
+    return {METRIC: first} | {f"{METRIC}, {name}": mode for name, mode in more.items()}
 
 
 def likelihood(subject: Subject) -> Iterator[Record]:
     """Nats per answer token under each list, markers inferred, and what lists cost in tokens."""
     engine, items = subject.engine, subject.items
     prompts = [item.prompt for item in items]
-    modes = scored_with(subject.config, engine)
+    modes = scored_with(subject.config)
     listed = engine.layout.levers
     true = [{c: v for c, v in item.markers.items() if c in listed} for item in items]
     lists = {"none": [{}] * len(items), "true": true, "filler": true, "shown": true}

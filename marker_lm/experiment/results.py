@@ -8,12 +8,13 @@ from typing import Any
 
 from etils import epath
 
+from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.evaluation.run import PACKAGES, arm_curves
 from marker_lm.experiment import analysis
 from marker_lm.experiment.checks import make_checks
-from marker_lm.experiment.design import Design
+from marker_lm.experiment.design import Design, scored_list
 from marker_lm.experiment.measure import METRIC, SKIPPED
 from marker_lm.experiment.runner import RECORDS, RESULTS, chosen_rate, read_done
 from marker_lm.markers.taxonomy import load_taxonomy
@@ -48,7 +49,7 @@ def make_results(
     skipped = {r["item"] for r in records if r["metric"] == SKIPPED}
     values = analysis.read_values([r for r in records if r["metric"] != SKIPPED])
     data = analysis.Data(values, items, strata["category"], frozenset(strata["tail"]))
-    with_list = {arm: scored_list(design, arm) for arm in design.configs}
+    with_list = {arm: scored_list(design.configs[arm]) for arm in design.configs}
     modes = {
         # 'plain' is said of arms that never saw a marker.
         arm: "plain" if not _has_markers(design, arm) else _MODES[mode]
@@ -98,19 +99,6 @@ def make_results(
     }
 
 
-def scored_list(design: Design, arm: str) -> str:
-    """Which list stands before answers of an arm when it is compared: own, true, filler, none."""
-    from marker_lm.data.arms import ARMS
-
-    config = design.configs[arm]
-    kind = ARMS[config.arm]
-    if not kind.completion_side:
-        return "none"
-    if kind.filler:
-        return "filler"
-    return "own" if config.train.loss_weights.completion_markers else "true"
-
-
 def ceilings(design: Design, items: Sequence[Item]) -> dict[str, float]:
     """What each check finds in the reference answers: the most that an arm can show."""
     checks = make_checks(load_taxonomy(design.reference.taxonomy))
@@ -124,9 +112,7 @@ def ceilings(design: Design, items: Sequence[Item]) -> dict[str, float]:
 
 
 def _has_markers(design: Design, arm: str) -> bool:
-    from marker_lm.data.arms import ARMS
-
-    kind = ARMS[design.configs[arm].arm]
+    kind = find_arm(design.configs[arm].arm)
     return kind.prompt_side or kind.completion_side
 
 
@@ -189,7 +175,7 @@ def _caveats(design: Design, differences: Sequence[Mapping[str, Any]]):
         "A marked arm writes its list before it answers and is trained on the list's tokens, too; "
         "shuffled and filler lists are there to tell that from what the markers say."
     )
-    if any(scored_list(design, arm) in ("true", "filler") for arm in design.configs):
+    if any(scored_list(design.configs[arm]) in ("true", "filler") for arm in design.configs):
         yield (
             "An arm that was not taught to write its list is scored with the row's true list, or "
             "one as long: it knows what the others have to infer."

@@ -38,7 +38,8 @@ def check_resume(now: dict, then: dict) -> None:
         )
     for key in RESUMED_WITH:
         have, want = (_comparable(about["config"], key) for about in (then, now))
-        if have != want:
+        # None: the key is younger than the checkpoint, which is as its default says.
+        if have is not None and have != want:
             raise CheckpointError(
                 f"the checkpoint was trained with {key}={have}, the config says {want}; "
                 "use a new workdir or the old config."
@@ -56,7 +57,7 @@ def _comparable(config: dict, key: str):
     """The value under a dotted key, without what may change from one start to the next."""
     value = config
     for part in key.split("."):
-        value = value[part]
+        value = value.get(part)
     if key == "model":
         value = {name: x for name, x in value.items() if name not in MAY_CHANGE}
     return _plain(value)
