@@ -85,6 +85,7 @@ class Theirs:
 
         self.torch = torch
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model.generation_config.eos_token_id = None  # no token ends an answer
 
     def answer(self, ids_BxL) -> list[list[int]]:
         ids = self.torch.tensor(ids_BxL, dtype=self.torch.long)
@@ -93,7 +94,6 @@ class Theirs:
                 ids,
                 attention_mask=self.torch.ones_like(ids),
                 max_new_tokens=TOKENS,
-                min_new_tokens=TOKENS,
                 do_sample=False,
             )
         return out[:, ids.shape[1] :].tolist()
