@@ -18,7 +18,7 @@ import json
 import sys
 
 from marker_lm.cli.common import ConfigError
-from marker_lm.cli.decode import add_pins, read_pins
+from marker_lm.cli.levers import add_levers, read_controls
 
 
 def add_arguments(parser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--taxonomy", help="of the markers in --answers, to check their units")
     parser.add_argument("--out", metavar="DIR", help="folder for the result")
-    add_pins(parser)
+    add_levers(parser)
     parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
     parser.add_argument("--batch", type=int, help="rows decoded together")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
@@ -83,8 +83,8 @@ def run(args) -> None:
         return
     if not args.data:
         raise ConfigError("--data is missing; give the benchmark's data file.")
-    pins = read_pins(args)
-    if not args.workdir and (pins or args.ban or args.ask):
+    controls = read_controls(args)
+    if not args.workdir and (controls.pinned or args.ban or args.ask):
         raise ConfigError("--pin, --ban and --ask are for a model that answers; add --workdir.")
     benchmark = load_benchmark(args.name, read_settings(args.set))
     from rich.console import Console
@@ -94,7 +94,9 @@ def run(args) -> None:
 
     items, bad = read_items(benchmark, args.data)
     pairs, notes = (
-        _decoded(args, benchmark, items, pins) if args.workdir else _given(args, benchmark, items)
+        _decoded(args, benchmark, items, controls)
+        if args.workdir
+        else _given(args, benchmark, items)
     )
     result = score_answers(benchmark, pairs, bad, notes)
     width = None if sys.stdout.isatty() else 400  # a file has room for the whole table
@@ -119,17 +121,15 @@ def _given(args, benchmark, items):
     return pairs, [*_warnings(benchmark, taxonomy, pinned), *notes]
 
 
-def _decoded(args, benchmark, items, pins):
+def _decoded(args, benchmark, items, controls):
     """Items with a model's answers, and notes."""
-    from marker_lm.decoding.controls import Controls, check_controls
     from marker_lm.decoding.load import load_engine
     from marker_lm.decoding.sampling import Sampling
     from marker_lm.evaluation.benchmarks.run import decode
 
     engine, _ = load_engine(args.workdir, args.step, batch=args.batch)
-    everywhere = Controls(pins, frozenset(args.ban), frozenset(args.ask))
-    check_controls(everywhere, engine.taxonomy, engine.layout.completion_side)
-    pinned = pins | {c: v for item in items for c, v in item.pins.items()}
+    engine.check(controls)
+    pinned = controls.pinned | {c: v for item in items for c, v in item.pins.items()}
     notes = _warnings(benchmark, engine.taxonomy, pinned)
     sampling = Sampling(
         temperature=args.temperature,
@@ -137,7 +137,7 @@ def _decoded(args, benchmark, items, pins):
         max_tokens=args.max_tokens,
         seed=args.seed,
     )
-    answers = list(decode(benchmark, engine, items, everywhere, sampling))
+    answers = list(decode(benchmark, engine, items, controls, sampling))
     if args.out:
         _write(args.out, "answers.jsonl", (json.dumps(a, ensure_ascii=False) for a in answers))
     return list(zip(items, answers, strict=True)), notes

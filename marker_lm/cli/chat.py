@@ -13,6 +13,7 @@ import sys
 
 from marker_lm.cli.levers import (
     add_engine,
+    add_guidance,
     add_levers,
     add_sampling,
     load,
@@ -27,6 +28,7 @@ _CONTROLS = {code: 0x2400 + code for code in (*range(9), *range(11, 32))} | {127
 def add_arguments(parser) -> None:
     add_engine(parser)
     add_levers(parser)
+    add_guidance(parser)
     add_sampling(parser)
 
 

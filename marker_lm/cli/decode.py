@@ -19,6 +19,7 @@ goes on.
 
 from marker_lm.cli.levers import (
     add_engine,
+    add_guidance,
     add_levers,
     add_sampling,
     load,
@@ -41,6 +42,7 @@ def add_arguments(parser) -> None:
         "--dry-run", action="store_true", help="say which rows are refused, and the memory needed"
     )
     add_levers(parser)
+    add_guidance(parser)
     add_sampling(parser)
     parser.add_argument(
         "--sweep", metavar="CATEGORY", help="answer every prompt with each value of it"

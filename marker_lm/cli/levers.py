@@ -35,7 +35,7 @@ def load(args):
 
 
 def add_levers(parser) -> None:
-    """Adds --pin, --ban, --ask, --allow-unseen, --guidance and --guide."""
+    """Adds --pin, --ban, --ask and --allow-unseen."""
     parser.add_argument(
         "--pin",
         action="append",
@@ -52,6 +52,10 @@ def add_levers(parser) -> None:
     parser.add_argument(
         "--allow-unseen", action="store_true", help="pin values too that no training row had"
     )
+
+
+def add_guidance(parser) -> None:
+    """Adds --guidance and --guide."""
     parser.add_argument(
         "--guidance", type=float, metavar="W", help="strengthens what is pinned; 1 is plain"
     )

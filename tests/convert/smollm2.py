@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from marker_lm.data.chat import Chat
@@ -40,7 +39,7 @@ def greedy(
 ) -> list[list[int]]:
     """The greedy answers to prompts (ids), eos included, by the decoding of the engine."""
     ends, sampling = (tokenizer.eos_id,), Sampling(max_tokens=MAX_TOKENS)
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh()
     slots = Slots(Programs(params, config, mesh, ends, tokenizer.size), len(prompts), 1)
     answers = [
         Answer(

@@ -16,7 +16,7 @@ class FakeEngine:
     batch = 2
 
     class layout:
-        completion_side = ("lang", "words")
+        levers = ("lang", "words")
 
     def __init__(self):
         self.batches = []

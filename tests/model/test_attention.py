@@ -89,8 +89,8 @@ def test_a_layer_attends_alike_where_sequences_are_split(sizes, window, softcap)
             for x, heads in ((q, "heads"), (k, "kv_heads"), (v, "kv_heads"))
         )
         mask = segment_mask(jnp.asarray(POSITIONS), jnp.asarray(SEGMENTS))
-        context = Context(POSITIONS, POSITIONS, mask, SEGMENTS, None, None, None)
-        arguments = q, k, v, jnp.int32(window), context, True
+        context = Context(POSITIONS, SEGMENTS, None, None, mask, None)
+        arguments = q, k, v, jnp.int32(window), context
         return Attention(config).apply({}, *arguments, method="_mix")
 
     with use_mesh(make_mesh(**sizes)):
