@@ -58,8 +58,11 @@ def get_config(arg: str = ""):
         c = mix.get_config(f"markers,{folder}").unlock()
     with c.data.rows.ignore_type():
         # What the marker says, every arm is told: else a baseline could only guess the language.
-        c.data.rows.named = {"lang": "Answer in {}."}
-        c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages")}
+        c.data.rows.named = {"lang": "Answer in {}.", "code_type": "Write code in {}."}
+        c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages", "exercism")}
+    # The number of words is a lever, too, and lengths come last: they may follow from all the rest.
+    levers = ("domain", "task", "lang", "code_type", "format", "length_bucket", "length_tokens")
+    c.markers.update(prompt_side=levers, completion_side=levers)
     c.plan_arms = ()  # `marker-lm experiment` fills in what its arms need
     # One language has 71 % of the rows, and all others would be tail; the paper splits domains.
     c.eval.update(tail_category="domain", tail_share=0.05, rows=1000)
@@ -71,6 +74,7 @@ def get_config(arg: str = ""):
     )
     x.arms = ("baseline", "markers", "shuffled")
     x.seeds = (0, 1, 2)
+    x.once = ()  # arms that are trained with the first seed only, after all others
     x.reference = "baseline"  # that the other arms are compared with
     x.sweep_steps = 0  # of the runs that choose each arm's learning rate; 0: no such runs
     x.learning_rates = ()  # that are tried; the final one keeps its ratio
@@ -112,15 +116,17 @@ def _small(c, x):
 
 
 def _scratch(c, x):
-    """Hours on a few cores: a model of some millions of parameters from scratch."""
-    c.data.update(share=0.2, vocab_size=8192)
-    c.model.update(width=256, layers=4, heads=8, kv_heads=4, head_size=32, ff=704)
-    c.train.update(length=512, batch=16, epochs=2, steps=2000, learning_rate=2e-3)
-    c.train.update(final_learning_rate=1e-4, warmup_steps=50)
-    c.decode.update(batch=64, max_tokens=64)
-    x.update(sweep_steps=300, learning_rates=(1e-3, 2e-3, 4e-3), seconds_per_step=6.0)
+    """Two hours on two cores: a model of two million parameters from scratch."""
+    c.data.update(share=0.12, vocab_size=8192)
+    c.model.update(width=128, layers=4, heads=4, kv_heads=2, head_size=32, ff=352)
+    c.train.update(length=512, batch=8, epochs=2, steps=1500, learning_rate=4e-3)
+    c.train.update(final_learning_rate=2e-4, warmup_steps=50)
+    c.decode.update(batch=64, max_tokens=192)
+    x.update(sweep_steps=150, learning_rates=(2e-3, 4e-3, 8e-3), seconds_per_step=0.5)
+    x.once = ("completion_only", "prompt_only", "no_list_loss")
+    x.arms = ("baseline", "markers", "shuffled", *x.once)
     x.bears = (
-        "A model of some millions of parameters, from scratch. It can bear: mechanisms (what the "
+        "A model of two million parameters, from scratch. It can bear: mechanisms (what the "
         "list, its truth, its loss and its side each do to the likelihood of answers), inference "
         "and control of markers in this mix. It cannot bear: sizes of effects on pretrained "
         "models, where little is left that an auxiliary loss could teach, or win rates of answers."
@@ -134,7 +140,8 @@ def _smollm2(c, x):
     c.decode.update(batch=128, max_tokens=128)
     x.update(sweep_steps=200, learning_rates=(1e-4, 3e-4, 1e-3), seconds_per_step=0.5)
     x.update(decoded=300, dev_rows=500)
-    x.arms = ("baseline", "markers", "shuffled", "completion_only", "prompt_only", "no_list_loss")
+    x.once = ("completion_only", "prompt_only", "no_list_loss")
+    x.arms = ("baseline", "markers", "shuffled", *x.once)
     x.bears = (
         "A pretrained model of 135 million parameters. It can bear: effects on the likelihood of "
         "answers and on control at this size, on this mix. It cannot bear: statements about larger "

@@ -125,31 +125,29 @@ def _check_memory(engine, rows, args) -> None:
     """Raises ValueError where the job would not fit; rows that are refused don't count."""
     from marker_lm.decoding.memory import check_memory, find_job
 
-    answers, _ = _answers(engine, rows)
+    answers = _answers(engine, rows, refused={})
     check_memory(engine.config, engine.mesh, find_job(engine, answers, args.weights, args.cache))
 
 
 def _dry_run(engine, rows, args) -> None:
     from marker_lm.decoding.memory import find_job, job_memory
 
-    answers, refused = _answers(engine, rows)
+    refused: dict[int, str] = {}
+    job = find_job(engine, _answers(engine, rows, refused), args.weights, args.cache)
     for number, reason in refused.items():
         print(f"row {number}: {reason}")
     print(f"{len(rows)} rows, {len(refused)} of them refused")
-    job = find_job(engine, answers, args.weights, args.cache)
     memory = job_memory(engine.config, engine.mesh, job)
     print(f"memory: for {job.rows} rows of up to {job.size} tokens {memory}")
 
 
-def _answers(engine, rows) -> tuple[list, dict[int, str]]:
-    """What the engine makes of the rows, and by their numbers why some are refused."""
-    answers, refused = [], {}
+def _answers(engine, rows, refused: dict[int, str]):
+    """What the engine makes of the rows, one at a time; `refused` gets why the others are none."""
     for number, row in enumerate(rows, 1):
         if row.request is None:
             refused[number] = row.error
             continue
         try:
-            answers.append(engine.answer(number, row.request))
+            yield engine.answer(number, row.request)
         except ValueError as error:
             refused[number] = str(error)
-    return answers, refused

@@ -1,9 +1,9 @@
 """Runs arms and seeds of an experiment in turn, and writes results.json and a report.
 
 Before the first run WORKDIR/registered.json fixes what is tail, the test rows and the comparisons;
-it is never changed. Then, arm by arm: short runs choose its learning rate on dev rows, and its
-seeds are trained and measured on the same test rows. Killed, the same command goes on; more seeds,
-and arms that need no other packing, can be added later.
+it is never changed. Then short runs choose each arm's learning rate on dev rows, and seed by seed
+all arms are trained and measured on the same test rows. Killed, the same command goes on; more
+seeds, and arms that need no other packing, can be added later.
 
   marker-lm experiment --config=configs/experiment.py:small,/data/mix --workdir=/tmp/small
   marker-lm experiment --config=configs/experiment.py:/data/mix --workdir=/tmp/experiment \\

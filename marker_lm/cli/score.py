@@ -186,15 +186,16 @@ def report_quantization(args, loaded, scorer, rows) -> None:
 
     from marker_lm.data.assembly import Kind
     from marker_lm.decoding.quantization import compare_quantized
-    from marker_lm.decoding.score_lines import one_by_one
 
-    def score(some: list[dict]):
-        columns = [[row[key] for row in some] for key in ("prompt", "completion", "markers")]
-        return scorer.score(*columns, args.shown)
-
-    found = one_by_one(score, [row for _, row in rows])
-    wanted = (Kind.COMPLETION_MARKERS, Kind.COMPLETION)
-    pairs = [(one.ids, np.isin(one.kinds, wanted)) for one in found if not isinstance(one, str)]
+    wanted, pairs = (Kind.COMPLETION_MARKERS, Kind.COMPLETION), []
+    for _, row in rows:
+        try:
+            markers = loaded.taxonomy.check_all(row["markers"])
+            sequence = scorer.sequence(row["prompt"], row["completion"], markers, args.shown)
+            scorer.check_length(sequence[0], len(sequence[0]))
+        except ValueError:
+            continue  # its line has the reason
+        pairs.append((sequence[0], np.isin(sequence[1], wanted)))
     model = loaded.params, loaded.model, loaded.mesh
     print(compare_quantized(*model, pairs, args.weights, args.cache))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -138,7 +139,7 @@ def _named(
         return prompt
     for category, sentence in row_format.named.items():
         name = taxonomy.categories[category].values.get(markers.get(category))
-        if name and name.casefold() not in prompt.casefold():
+        if name and not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt, re.IGNORECASE):
             prompt = f"{prompt}\n\n{sentence.format(name)}"
     return prompt
 

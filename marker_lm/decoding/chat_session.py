@@ -167,18 +167,13 @@ class ChatSession:
                     yield Answered(result, value)
                 shown += 1
 
-    def _pinned(self, category: str, value: Any) -> Controls:
-        controls = self.controls.without({category})
-        pinned = {**controls.pinned, category: value}
-        return self.engine.check(dataclasses.replace(controls, pinned=pinned))
-
     def _set(self, rest: str) -> Iterator[Event]:
         category, equals, value = (part.strip() for part in rest.partition("="))
         if not equals or not value:
             raise LineError(f"/set {rest} is not /set CATEGORY=VALUE, such as /set lang=German.")
         if self.engine.taxonomy.category(category).several:
             value = [one.strip() for one in value.split(";")]
-        self.controls = self._pinned(category, value)
+        self.controls = self.engine.check(self.controls.pinned_too({category: value}))
         yield Said(f"{category} is pinned to {show(self.controls.pinned[category])}")
 
     def _free(self, rest: str) -> Iterator[Event]:

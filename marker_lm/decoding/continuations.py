@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from marker_lm.decoding.shapes import bucket, rows_for
+from marker_lm.decoding.steps import extend, pad, read_hidden
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
-from marker_lm.model.transformer import Transformer, head_logits, head_table
+from marker_lm.model.transformer import head_logits, head_table
 from marker_lm.sharding.rules import use_mesh
 
 Ids = Sequence[int]
@@ -67,7 +68,7 @@ class Continuations:
         longest = max(len(tail) for _, tail in pairs)
         T = bucket(longest - 1, 8) if longest > 1 else 0
         with use_mesh(self.mesh):
-            read = _pad(heads, B, bucket(max(map(len, heads))))
+            read = _filled(heads, B, bucket(max(map(len, heads))))
             log_p_BxV, cache = self._read(self.params, *read, T)
             for start in range(0, len(pairs), B):
                 chosen = pairs[start : start + B]
@@ -76,8 +77,8 @@ class Continuations:
                 first_B = np.asarray([tail[0] for _, tail in filled])
                 found = [x[:, None] for x in self._likeliest(log_p_BxV[head_B], first_B)]
                 if T:
-                    tokens_BxT, real_BxT = _pad([tail[:-1] for _, tail in filled], B, T)
-                    targets_BxT, _ = _pad([tail[1:] for _, tail in filled], B, T)
+                    tokens_BxT, real_BxT = _filled([tail[:-1] for _, tail in filled], B, T)
+                    targets_BxT, _ = _filled([tail[1:] for _, tail in filled], B, T)
                     rest = self._go_on(
                         self.params, cache, head_B, tokens_BxT, targets_BxT, real_BxT
                     )
@@ -89,14 +90,9 @@ class Continuations:
                     yield nats_BxT[row, : len(tail)], likeliest_BxT[row, : len(tail)]
 
 
-def _pad(rows: Sequence[Ids], B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as int32 [B, L], and which of them are real, bool [B, L]."""
-    ids_BxL = np.zeros((B, L), np.int32)
-    real_BxL = np.zeros((B, L), bool)
-    for i, row in enumerate(rows):
-        ids_BxL[i, : len(row)] = row
-        real_BxL[i, : len(row)] = True
-    return ids_BxL, real_BxL
+def _filled(rows: Sequence[Ids], B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
+    """`pad` of rows, with empty ones up to B."""
+    return pad([*rows, *[[]] * (B - len(rows))], L)
 
 
 def _read(config: ModelConfig, params, tokens_BxL, real_BxL, room: int):
@@ -106,18 +102,15 @@ def _read(config: ModelConfig, params, tokens_BxL, real_BxL, room: int):
       float32 log-probabilities [B, V] of what comes after each, and a cache with room for more.
     """
     B, L = tokens_BxL.shape
-    hidden_BxLxD, cache = _extend(
+    logits_BxV, cache = extend(
         config, params, init_cache(config, B, L + room), tokens_BxL, real_BxL
     )
-    last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
-    hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
-    logits_BxV = head_logits(head_table(params, config), config, hidden_BxD)
     return jax.nn.log_softmax(logits_BxV), cache
 
 
 def _go_on(config: ModelConfig, size, params, cache, head_B, tokens_BxT, targets_BxT, real_BxT):
     """`_likeliest` [B, T] of the targets after the head of each row and its tokens up to there."""
-    hidden_BxTxD, _ = _extend(config, params, cache.take(head_B), tokens_BxT, real_BxT)
+    hidden_BxTxD, _ = read_hidden(config, params, cache.take(head_B), tokens_BxT, real_BxT)
     table = head_table(params, config)
 
     def step(both):  # one position at a time, so that all logits never exist at once
@@ -134,11 +127,3 @@ def _likeliest(size: int, logits_BxV, target_B):
     nats_B = -jnp.take_along_axis(log_p_BxV, target_B[:, None], axis=1)[:, 0]
     text_V = jnp.arange(logits_BxV.shape[-1]) < size
     return nats_B, jnp.argmax(jnp.where(text_V, logits_BxV, -jnp.inf), axis=-1) == target_B
-
-
-def _extend(config: ModelConfig, params, cache, tokens_BxL, real_BxL):
-    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
-    segments_BxL = real_BxL.astype(jnp.int32)
-    return Transformer(config).apply(
-        {"params": params}, tokens_BxL, positions_BxL, segments_BxL, cache, return_hidden=True
-    )

@@ -35,6 +35,11 @@ class Controls:
             asked=self.asked - set(categories),
         )
 
+    def pinned_too(self, markers: Mapping[str, Any]) -> "Controls":
+        """The same with these markers pinned, whatever it says about their categories."""
+        others = self.without(markers)
+        return dataclasses.replace(others, pinned={**others.pinned, **markers})
+
 
 def check_controls(controls: Controls, taxonomy, categories: Collection[str]) -> Controls:
     """`controls` with canonical values.

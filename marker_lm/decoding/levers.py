@@ -58,9 +58,7 @@ def sweep_values(engine: Engine, category: str) -> tuple[str, ...]:
 
 def pinned_too(request: Request, markers: Mapping[str, Any]) -> Request:
     """The request with these markers pinned, whatever it says about their categories."""
-    others = request.controls.without(markers)
-    controls = dataclasses.replace(others, pinned={**others.pinned, **markers})
-    return dataclasses.replace(request, controls=controls)
+    return dataclasses.replace(request, controls=request.controls.pinned_too(markers))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -92,20 +92,21 @@ def job_memory(config: ModelConfig, mesh, job: Job) -> JobMemory:
     )
 
 
-def find_job(engine, answers: Sequence[Answer], weights: str = "", cache: str = "") -> Job:
-    """What an Engine needs at most for these answers.
+def find_job(engine, answers: Iterable[Answer], weights: str = "", cache: str = "") -> Job:
+    """What an Engine needs at most for these answers, of which one at a time is held.
 
     Args:
       engine: an Engine.
       answers: as `Engine.answer` gives them: nothing of them has been read yet.
       weights, cache: that the Engine was loaded with.
     """
-    most, rows = engine.config.max_len, 0
-    for ways in {len(answer.lanes) for answer in answers}:
-        rows += max(engine.batch // ways, 1) * ways
-    longest = max((_tokens(engine, answer) for answer in answers), default=1)
-    prompts = [len(lane.ids) for answer in answers for lane in answer.lanes]
-    tokens = prompt_size(max(prompts, default=1), most)
+    most, ways, longest, prompt = engine.config.max_len, set(), 1, 1
+    for answer in answers:
+        ways.add(len(answer.lanes))
+        longest = max(longest, _tokens(engine, answer))
+        prompt = max(prompt, *(len(lane.ids) for lane in answer.lanes))
+    rows = sum(max(engine.batch // n, 1) * n for n in ways)
+    tokens = prompt_size(prompt, most)
     at_once = engine.programs.prompt_rows(PROMPT_TOKENS // tokens, max(rows, 1))
     return Job(rows, cache_size(min(longest, most), most), at_once, tokens, weights, cache)
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marker_lm.decoding.steps import read_hidden, round_up
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.likelihood import weighted_nll
 from marker_lm.model.matrix import decoding_params
-from marker_lm.model.transformer import Transformer, head_table
+from marker_lm.model.transformer import head_table
 from marker_lm.sharding.rules import device_bytes, use_mesh
 
 
@@ -76,7 +77,7 @@ def compare_quantized(
         with use_mesh(mesh):
             read, model = decoding_params(params, config, kinds[0])
             score = jax.jit(functools.partial(_nats, model, kinds[1]))
-            longest = -(-max(len(ids) for ids, _ in rows) // 32) * 32
+            longest = round_up(max(len(ids) for ids, _ in rows), 32)
             starts = range(0, len(rows), batch)
             parts = (_padded(rows[start : start + batch], batch, longest) for start in starts)
             nats.append(sum(float(score(read, *part)) for part in parts) / tokens)
@@ -99,11 +100,8 @@ def _padded(rows, batch: int, length: int):
 def _nats(config: ModelConfig, dtype: str, params, ids_BxL, real_BxL, wanted_BxL):
     """The sum over the wanted targets."""
     B, L = ids_BxL.shape
-    positions_BxL = jnp.broadcast_to(jnp.arange(L), (B, L))
     cache = init_cache(config, B, L, dtype)
-    hidden_BxLxD, _ = Transformer(config).apply(
-        {"params": params}, ids_BxL, positions_BxL, real_BxL.astype(jnp.int32), cache, True
-    )
+    hidden_BxLxD, _ = read_hidden(config, params, cache, ids_BxL, real_BxL)
     targets_BxL = jnp.roll(ids_BxL, -1, axis=1)
     head = head_table(params, config)
     weights_BxL = wanted_BxL.astype(jnp.float32)

@@ -89,18 +89,26 @@ class Scorer:
           MarkerError: markers that the taxonomy lacks.
           TooLongError: a row is longer than the model's sequences; then none is scored.
         """
-        engine = self.engine
         markers = [{}] * len(prompts) if markers is None else markers
-        rows = []
-        for prompt, completion, own in zip(prompts, completions, markers, strict=True):
-            *before, last = engine.prompts.turns(prompt, completion)
-            last = dataclasses.replace(last, markers=engine.taxonomy.check_all(own))
-            head = engine.prompts.history(before)
-            ids, kinds = assemble(engine.layout, engine.prompts.spans(last), shown)
-            earlier = np.full(len(head), Kind.PROMPT, np.int32)
-            rows.append((np.concatenate([head, ids]), np.concatenate([earlier, kinds])))
+        check = self.engine.taxonomy.check_all
+        rows = [
+            self.sequence(prompt, completion, check(own), shown)
+            for prompt, completion, own in zip(prompts, completions, markers, strict=True)
+        ]
         nats = self.token_nats([ids for ids, _ in rows])
         return [Score(*row, own) for row, own in zip(rows, nats, strict=True)]
+
+    def sequence(
+        self, prompt: Prompt, completion: str, markers: Mapping, shown: Collection[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What is scored: ids and kinds, int32 [n], of a row with canonical markers."""
+        engine = self.engine
+        *before, last = engine.prompts.turns(prompt, completion)
+        head = engine.prompts.history(before)
+        spans = engine.prompts.spans(dataclasses.replace(last, markers=markers))
+        ids, kinds = assemble(engine.layout, spans, shown)
+        earlier = np.full(len(head), Kind.PROMPT, np.int32)
+        return np.concatenate([head, ids]), np.concatenate([earlier, kinds])
 
     def describe(self, score: Score) -> list[dict[str, Any]]:
         """Each token of a score for people and JSON: id, text, kind, and nats (None for the first).

@@ -1,5 +1,6 @@
 """Shapes of scoring batches: rounded up, so that few programs are compiled, and not by much."""
 
+from marker_lm.decoding.steps import round_up
 from marker_lm.model.layout import parts
 from marker_lm.sharding.rules import batch_shards
 
@@ -9,7 +10,7 @@ PIECE_LOGITS = 1 << 26  # float32 logits of a device that exist at once: 256 MiB
 def bucket(n: int, least: int = 32) -> int:
     """n rounded up: to a multiple of `least`, and of an eighth of the power of two it is under."""
     step = max(least, 1 << max((n - 1).bit_length() - 3, 0))
-    return -(-n // step) * step
+    return round_up(n, step)
 
 
 def rows_for(n: int, most: int, mesh) -> int:

@@ -85,21 +85,22 @@ def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarr
     return ids_BxL, np.arange(width) < np.asarray([len(row) for row in rows])[:, None]
 
 
+def read_hidden(config: ModelConfig, params, cache: KVCache, tokens_BxL, real_BxL):
+    """Reads new tokens into the cache; hidden states [B, L, D] of all of them, and the cache."""
+    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
+    segments_BxL = real_BxL.astype(jnp.int32)
+    return Transformer(config).apply(
+        {"params": params}, tokens_BxL, positions_BxL, segments_BxL, cache, return_hidden=True
+    )
+
+
 def extend(config: ModelConfig, params, cache: KVCache, tokens_BxL, real_BxL):
     """Reads new tokens into the cache.
 
     Returns:
       float32 logits [B, V] after each row's last real token (meaningless where it has none), cache.
     """
-    positions_BxL = cache.length[:, None] + jnp.arange(tokens_BxL.shape[1])
-    hidden_BxLxD, cache = Transformer(config).apply(
-        {"params": params},
-        tokens_BxL,
-        positions_BxL,
-        real_BxL.astype(jnp.int32),
-        cache,
-        return_hidden=True,
-    )
+    hidden_BxLxD, cache = read_hidden(config, params, cache, tokens_BxL, real_BxL)
     last_B = jnp.maximum(real_BxL.sum(1) - 1, 0)
     hidden_BxD = jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
     return head_logits(head_table(params, config), config, hidden_BxD), cache

@@ -86,6 +86,12 @@ class Benchmark:
         return frozenset(self.strata["tail"])
 
 
+def by_hash(items: Sequence[Item]) -> list[Item]:
+    """Items in an order that follows from their ids alone, as good as a random one."""
+    order = np.argsort(hash_ids([item.id for item in items]), kind="stable") if items else []
+    return [items[i] for i in order]
+
+
 def choose_items(
     items: Sequence[Item], stratum: Callable[[Item], str], most: int, tail_share: float
 ) -> list[Item]:
@@ -94,10 +100,9 @@ def choose_items(
     The tail is rare, so it is sampled more densely than the head; `natural` marks the largest part
     of each split in which it has its `tail_share` of the training rows.
     """
-    order = np.argsort(hash_ids([item.id for item in items]), kind="stable")
     cells: dict[tuple[str, str], list[Item]] = {}
-    for i in order:
-        cells.setdefault((items[i].split, stratum(items[i])), []).append(items[i])
+    for item in by_hash(items):
+        cells.setdefault((item.split, stratum(item)), []).append(item)
     chosen = []
     for split in dict.fromkeys(item.split for item in items):
         head, tail = (cells.get((split, name), [])[:most] for name in ("head", "tail"))

@@ -11,7 +11,13 @@ from rich import box
 from rich.table import Table
 
 from marker_lm import markup
-from marker_lm.evaluation.statistics import Interval, mean_interval, wilson_interval
+from marker_lm.evaluation.statistics import (
+    Interval,
+    binned_error,
+    equal_width_bins,
+    mean_interval,
+    wilson_interval,
+)
 from marker_lm.figures import HEAD, laid_out
 
 DRAWS = 200  # of outcomes, for the error that chance alone makes
@@ -100,7 +106,7 @@ def calibrate(
         raise ValueError(f"there are {bins} bins; give 1 or more.")
     bin_N = _bins(p_N, bins, equal)
     random = np.random.default_rng(0)
-    chance = [_error(p_N, random.random(len(p_N)) < p_N, bin_N) for _ in range(DRAWS)]
+    chance = [binned_error(p_N, random.random(len(p_N)) < p_N, bin_N) for _ in range(DRAWS)]
     found = []
     for number in np.unique(bin_N):
         of_bin, hits = p_N[bin_N == number], right_N[bin_N == number]
@@ -110,7 +116,7 @@ def calibrate(
         equal,
         mean_interval(right_N),
         float(p_N.mean()),
-        _error(p_N, right_N, bin_N),
+        binned_error(p_N, right_N, bin_N),
         float(np.mean(chance)),
         float(np.mean((p_N - right_N) ** 2)),
         tuple(found),
@@ -119,16 +125,12 @@ def calibrate(
 
 def _bins(p_N: np.ndarray, bins: int, equal: str) -> np.ndarray:
     if equal == "width":
-        return np.minimum((p_N * bins).astype(int), bins - 1)
+        return equal_width_bins(p_N, bins)
     if equal == "mass":
         # Edges between items, so that equal probabilities share a bin whatever the items' order.
         edges = np.quantile(p_N, np.arange(1, bins) / bins, method="higher")
         return np.searchsorted(np.unique(edges), p_N, side="right")
     raise ValueError(f"bins of equal {equal!r} are not known; choose 'mass' or 'width'.")
-
-
-def _error(p_N: np.ndarray, right_N: np.ndarray, bin_N: np.ndarray) -> float:
-    return float(np.abs(np.bincount(bin_N, weights=right_N - p_N)).sum() / len(p_N))
 
 
 def terminal_table(calibration: Calibration) -> Table:

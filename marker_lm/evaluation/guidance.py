@@ -5,14 +5,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.guidance import Guidance
-from marker_lm.evaluation.benchmark import Benchmark, Item, moved
+from marker_lm.evaluation.benchmark import Benchmark, Item, by_hash, moved
 from marker_lm.evaluation.predict import Answer
 from marker_lm.evaluation.statistics import mean_interval, paired_difference
-from marker_lm.markers.dropout import hash_ids
 
 WEIGHTS = (1.0, 1.5, 2.0, 3.0)
 DEV_ROWS, TEST_ROWS = 64, 128
@@ -79,13 +76,12 @@ def guidance_curves(
 def _asked(benchmark: Benchmark, lever: str, seed: int, most: int) -> Asked:
     """Items with a value of the lever that they do not have; always the same ones."""
     items = [i for i in benchmark.items if i.natural and i.open.get(lever)]
-    order = np.argsort(hash_ids([item.id for item in items]), kind="stable") if items else []
     asked = []
-    for n in order:
-        only = dataclasses.replace(items[n], open={lever: items[n].open[lever]})
+    for item in by_hash(items):
+        only = dataclasses.replace(item, open={lever: item.open[lever]})
         value = moved(only, seed, benchmark.avoid).get(lever)
         if value is not None:
-            asked.append((items[n], value))
+            asked.append((item, value))
     return asked[:most]
 
 

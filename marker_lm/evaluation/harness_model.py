@@ -11,12 +11,11 @@ list stand there, and answers begin without it, so one space is left out; a mode
 answers straight after prompts (no separator, no list, no chat template) keeps it.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from marker_lm.data.assembly import Kind, assemble
+from marker_lm.data.assembly import Kind
 from marker_lm.decoding.controls import Controls, check_controls
 from marker_lm.decoding.prompts import Prompt
 from marker_lm.decoding.request import Request
@@ -92,14 +91,10 @@ class HarnessModel:
         self, context: Prompt, continuation: str, markers: Mapping
     ) -> tuple[tuple[int, ...], list[int]]:
         """Ids up to the continuation, and its own."""
-        engine = self.engine
         text = continuation.removeprefix(" ") if self._apart else continuation
-        *before, last = engine.prompts.turns(context, text)
-        spans = engine.prompts.spans(dataclasses.replace(last, markers=markers))
-        ids, kinds = assemble(engine.layout, spans, set(self.controls.pinned))
+        ids, kinds = self.scorer.sequence(context, text, markers, set(self.controls.pinned))
         size = int((kinds == Kind.COMPLETION).sum())
-        head = [*engine.prompts.history(before).tolist(), *ids[:-size].tolist()]
-        tail = ids[-size:-1].tolist()  # without the end of the answer
+        head, tail = ids[:-size].tolist(), ids[-size:-1].tolist()  # without the end of the answer
         self.scorer.check_length(head, len(head) + len(tail))
         return tuple(head), tail
 

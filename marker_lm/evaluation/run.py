@@ -62,6 +62,7 @@ def evaluate(
     asked = [moved_levers(benchmark, item, config.seed) for item in items]
     settings = {"inferred": [{}] * len(items), "pinned": own, "moved": asked}
     answers: dict[str, dict[str, list]] = {}
+    versions = {arm: _version(arm, workdir) for arm, workdir in arms.items()}
     for arm, engine in engines.items():
         marked = ARMS[arm].completion_side
         answers[arm] = {
@@ -74,13 +75,12 @@ def evaluate(
                 sampling,
                 path=folder / f"{arm}.{setting}.jsonl",
                 title=f"decode {arm} {setting}",
-                version=_version(arm, arms[arm]),
+                version=versions[arm],
             )
             for setting, pins in (settings if marked else {"plain": settings["inferred"]}).items()
         }
     main = engines["markers"]
-    version = _version("markers", arms["markers"])
-    guided = dev and _guidance(main, dev, benchmark, config, folder, version)
+    guided = dev and _guidance(main, dev, benchmark, config, folder, versions["markers"])
     if guided:
         log(guidance_sentence(guided))
     log("posteriors ...")

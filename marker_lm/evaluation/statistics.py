@@ -179,8 +179,17 @@ def expected_calibration_error(
     if confidence_N.min() < 0 or confidence_N.max() > 1:
         worst = confidence_N[np.argmax(np.abs(confidence_N - 0.5))]
         raise ValueError(f"a confidence must lie in 0..1, got {worst:g}")
-    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
-    gap_K = np.bincount(bin_N, weights=correct_N - confidence_N, minlength=bins)
+    return binned_error(confidence_N, correct_N, equal_width_bins(confidence_N, bins))
+
+
+def equal_width_bins(confidence_N: np.ndarray, bins: int) -> np.ndarray:
+    """int[N]: the bin of each confidence in 0..1."""
+    return np.minimum((confidence_N * bins).astype(int), bins - 1)
+
+
+def binned_error(confidence_N: np.ndarray, correct_N: np.ndarray, bin_N: np.ndarray) -> float:
+    """The expected calibration error with bins as given."""
+    gap_K = np.bincount(bin_N, weights=correct_N - confidence_N)
     return float(np.abs(gap_K).sum() / confidence_N.size)
 
 

@@ -55,7 +55,8 @@ class Design:
       file, words: of the config: FILE:ARM,WORDS is that of an arm.
       overrides: --config.KEY=VALUE that hold for all arms.
       configs: arm -> its config, the reference first.
-      seeds: of each arm.
+      planned: configs that packing reckons with: also those of arms that may be run later.
+      seeds: of each arm; those in the config's experiment.once have the first only.
       workdir: of the whole experiment.
     """
 
@@ -63,6 +64,7 @@ class Design:
     words: str
     overrides: tuple[str, ...]
     configs: dict[str, ConfigDict]
+    planned: tuple[ConfigDict, ...]
     seeds: tuple[int, ...]
     workdir: epath.Path
 
@@ -82,9 +84,9 @@ class Design:
 
     def plan(self) -> dict:
         """What the packing of all arms reckons with."""
-        sided = [c for c in self.configs.values() if find_arm(c.arm).prompt_side]
+        sided = [c for c in self.planned if find_arm(c.arm).prompt_side]
         return {
-            "plan_arms": tuple(sorted({config.arm for config in self.configs.values()})),
+            "plan_arms": tuple(sorted({config.arm for config in self.planned})),
             "plan_dropout": min((c.markers.example_dropout for c in sided), default=1.0),
             "templates": self.templates,
         }
@@ -145,21 +147,31 @@ class Design:
 
     def main(self, arm: str, rate: float | None) -> list[Run]:
         """The runs that are compared."""
-        steps = self.configs[arm].train.steps
+        config = self.configs[arm]
+        seeds = self.seeds[:1] if arm in config.experiment.once else self.seeds
         return [
-            Run(arm, seed, rate, steps, self.workdir / "runs" / arm / f"seed{seed}")
-            for seed in self.seeds
+            Run(arm, seed, rate, config.train.steps, self.workdir / "runs" / arm / f"seed{seed}")
+            for seed in seeds
         ]
 
     def runs(self) -> list[Run]:
-        """All runs in their order: an arm's sweep, then its seeds. Rates are open where swept."""
-        return [
-            run
-            for arm, config in self.configs.items()
-            for sweep in [self.sweep(arm)]
-            for rate in [None if sweep else config.train.learning_rate]
-            for run in [*sweep, *self.main(arm, rate)]
-        ]
+        """All runs in their order; rates are open where swept.
+
+        Sweeps, then seed by seed, so that whole seeds can be compared before all are done; then the
+        same of arms that are run once.
+        """
+        once = set(self.reference.experiment.once)
+        found: list[Run] = []
+        for arms in ([a for a in self.configs if a not in once], once & set(self.configs)):
+            sweeps = {arm: self.sweep(arm) for arm in sorted(arms, key=list(self.configs).index)}
+            mains = [
+                run
+                for arm, sweep in sweeps.items()
+                for run in self.main(arm, None if sweep else self.configs[arm].train.learning_rate)
+            ]
+            found += [run for sweep in sweeps.values() for run in sweep]
+            found += sorted(mains, key=lambda run: self.seeds.index(run.seed))
+        return found
 
     def label(self, arm: str) -> str:
         """An arm for people: its kind, and its name where that says more."""
@@ -207,14 +219,15 @@ def make_design(
         raise ExperimentError(f"{file} has no section 'experiment'; see configs/experiment.py.")
     about = about.experiment
     names = list(dict.fromkeys([about.reference, *(arms or about.arms)]))
-    configs = {
+    loaded = {
         arm: load(f"{file}:{','.join(filter(None, (arm, words)))}", list(overrides))
-        for arm in names
+        for arm in dict.fromkeys([*names, *about.arms])
     }
+    configs, planned = {arm: loaded[arm] for arm in names}, tuple(loaded.values())
     seeds = tuple(seeds or about.seeds)
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ExperimentError(f"--seeds={','.join(map(str, seeds))} must be different numbers.")
-    design = Design(file, words, tuple(overrides), configs, seeds, epath.Path(workdir))
+    design = Design(file, words, tuple(overrides), configs, planned, seeds, epath.Path(workdir))
     first = design.reference
     for arm, config in configs.items():
         for key in ("train.steps", "train.batch", "train.length", "markers.marker_dropout"):

@@ -120,6 +120,15 @@ def answers(subject: Subject) -> Iterator[Record]:
         "pinned": (items, [i.prompt for i in items], pins),
         "only pinned": (bare, [subject.bare[i.id] for i in bare], bare_pins),
     }
+    # An answer that shows no value did not obey; where the reference shows none, none can tell.
+    told = {
+        item.id: {
+            category: check
+            for category, check in subject.checks.items()
+            if category in item.markers and check(item.key) is not None
+        }
+        for item in items
+    }
     sampling = Sampling(max_tokens=subject.config.decode.max_tokens)
     for name, (rows, prompts, wanted) in asked.items():
         controls = [pin_levers(engine, pin) for pin in wanted]
@@ -127,11 +136,9 @@ def answers(subject: Subject) -> Iterator[Record]:
             if name == "free":
                 right = result.text.strip() == item.key.strip()
                 yield Record(item.id, "exact match", float(right))
-            for category, check in subject.checks.items():
-                # An answer that shows no value did not obey; with such a reference, none can tell.
-                if category in item.markers and check(item.key) is not None:
-                    obeyed = float(check(result.text) == item.markers[category])
-                    yield Record(item.id, f"{category}, {name}", obeyed)
+            for category, check in told[item.id].items():
+                obeyed = float(check(result.text) == item.markers[category])
+                yield Record(item.id, f"{category}, {name}", obeyed)
 
 
 MEASURES: tuple[Measure, ...] = (likelihood, answers)

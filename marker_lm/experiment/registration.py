@@ -13,7 +13,7 @@ from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.strata import make_strata
 from marker_lm.data.cache import read_manifest
 from marker_lm.data.whole_files import write_whole
-from marker_lm.evaluation.benchmark import Item, choose_items
+from marker_lm.evaluation.benchmark import Item, by_hash, choose_items
 from marker_lm.evaluation.rows import heldout_items
 from marker_lm.experiment.design import Design, ExperimentError
 from marker_lm.markers.dropout import hash_ids
@@ -144,8 +144,7 @@ def choose(design: Design, strata: Mapping[str, Any]) -> tuple[list[Item], list[
         config.eval.rows,
         tail_share=sum(shares.get(value, 0.0) for value in tail),
     )
-    order = sorted(range(len(dev)), key=lambda n: int(hash_ids([dev[n].id])[0]))
-    return [dev[n] for n in order[: about.dev_rows]], chosen
+    return by_hash(dev)[: about.dev_rows], chosen
 
 
 def bare_prompts(design: Design, items: Sequence[Item]) -> dict[str, str]:
@@ -162,7 +161,7 @@ def answered(
     """Ids of the items that are answered, too: so many of the head, of the tail, and of those whose
     prompt would not name what the marker says."""
     tail, most = frozenset(strata["tail"]), design.reference.experiment.decoded
-    items = sorted(items, key=lambda item: int(hash_ids([item.id])[0]))
+    items = by_hash(items)
     is_tail = [item.markers.get(strata["category"]) in tail for item in items]
     groups = (
         [item.id for item, rare in zip(items, is_tail, strict=True) if rare][:most],

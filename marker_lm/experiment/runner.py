@@ -1,5 +1,6 @@
 """Prepares, sweeps, trains and measures all runs in turn; a killed experiment goes on."""
 
+import dataclasses
 import json
 import multiprocessing
 import shlex
@@ -54,12 +55,10 @@ class Runner:
         """All runs, each done once. Raises ExperimentError when one fails."""
         for template in self.design.templates[1:]:
             call(self.design.prepare_command(template), f"prepare {template}")
-        for arm in self.design.configs:
-            sweep = self.design.sweep(arm)
-            for run in sweep:
-                self._do(run)
-            for run in self.design.main(arm, chosen_rate(self.design, arm)):
-                self._do(run)
+        for run in self.design.runs():
+            if run.rate is None:
+                run = dataclasses.replace(run, rate=chosen_rate(self.design, run.arm))
+            self._do(run)
 
     def samples(self) -> list[dict[str, Any]]:
         """Prompts with one lever moved, by the first run of 'markers', where there is one."""

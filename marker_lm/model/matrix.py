@@ -84,6 +84,11 @@ def quantize(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
     return jnp.round(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8), scale
 
 
+def decoding_config(config: ModelConfig) -> ModelConfig:
+    """The config that goes with `decoding_params`: without what saves memory in training."""
+    return dataclasses.replace(config, ff_blocks=1, remat="none")
+
+
 def decoding_infos(config: ModelConfig, weights: str = "") -> Any:
     """The tree of `ArrayInfo` of `decoding_params`.
 
@@ -127,7 +132,7 @@ def decoding_params(params, config: ModelConfig, weights: str = "") -> tuple[Any
         for x, prepare in zip(flat, map(_prepare, one), strict=True)
     ]
     made["layers"] = tuple(shape.unflatten(arrays) for arrays in zip(*by_array, strict=True))
-    return made, dataclasses.replace(config, ff_blocks=1, remat="none")
+    return made, decoding_config(config)
 
 
 def _unstacked(info: ArrayInfo) -> ArrayInfo:

@@ -16,6 +16,7 @@ from marker_lm.decoding.steps import extend
 from marker_lm.markers.taxonomy import load_taxonomy
 from marker_lm.markers.template import reserved_tokens
 from marker_lm.model.config import ModelConfig
+from marker_lm.model.matrix import decoding_config
 from marker_lm.plan.topology import Topology
 from marker_lm.sharding.mesh import make_mesh
 from marker_lm.sharding.rules import device_bytes, laid_out_cache, laid_out_decoding, use_mesh
@@ -87,7 +88,7 @@ def lower(config: ConfigDict, topology: Topology, program: str):
         sizes = {"parameters": state["params"], "trained": moved, "optimizer": rest, "batch": batch}
         lowered = step.lower(state, batch)
     else:
-        model = dataclasses.replace(model, lora=None)  # an engine merges it
+        model = decoding_config(dataclasses.replace(model, lora=None))  # an engine merges it
         params = laid_out_decoding(model, mesh)
         rows, size = config.decode.batch, config.train.length
         tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)

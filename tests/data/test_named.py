@@ -22,6 +22,11 @@ def test_the_value_is_named_by_its_definition():
     assert prompt({"named": FIELDS["named"]}, source="c") == "Say hi.\n\nIt is de."
 
 
+def test_a_part_of_a_word_is_not_its_name():
+    assert prompt(source="a", prompt="Say his den.") == "Say his den.\n\nIt is de."
+    assert prompt(source="a", prompt="Say (is de).") == "Say (is de)."
+
+
 def test_only_where_it_is_asked_for():
     assert prompt(source="c") == prompt() == "Say hi."
     assert prompt({}, source="a") == "Say hi."

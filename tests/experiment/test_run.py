@@ -124,7 +124,7 @@ def test_every_command_is_whole(rows, tmp_path):
     design = make(rows, tmp_path, ("markers", "sentence", "dropout_70_50"), (0, 1))
     assert list(design.configs) == ["baseline", "markers", "sentence", "dropout_70_50"]
     assert design.plan() == {
-        "plan_arms": ("baseline", "markers"),
+        "plan_arms": ("baseline", "markers", "shuffled"),  # of the config too, for later
         "plan_dropout": 0.5,
         "templates": ["compact", "sentence"],
     }
@@ -137,9 +137,31 @@ def test_every_command_is_whole(rows, tmp_path):
     for arm in design.configs:
         # The options give the same config, but for what they set.
         config = load_config(f"{FILE}:{arm},small", design.options(arm))
-        assert config.plan_arms == ("baseline", "markers") and config.plan_dropout == 0.5
+        assert config.plan_arms == ("baseline", "markers", "shuffled")
+        assert config.plan_dropout == 0.5
         assert config.data.prepared == str(tmp_path / "data" / config.template)
     assert config.plan_data == (str(tmp_path / "data" / "sentence"),)
+
+
+def test_whole_seeds_come_first_and_arms_of_one_seed_last(rows, tmp_path):
+    arms = ("completion_only", "markers", "shuffled")
+    more = ["--config.experiment.once=('completion_only',)"]
+    design = make(rows, tmp_path, arms, (0, 1), more)
+    first, main_arms = "completion_only", ("baseline", "markers", "shuffled")
+    found = [(run.arm, run.sweep, run.seed) for run in design.runs()]
+    assert found == [
+        *[(arm, True, 0) for arm in main_arms],
+        *[(arm, False, seed) for seed in (0, 1) for arm in main_arms],
+        (first, True, 0),
+        (first, False, 0),
+    ]
+
+
+def test_arms_of_the_config_can_follow_without_other_packing(rows, tmp_path):
+    scratch = [f"{FILE}:scratch", [*OVERRIDES, *globs(rows)]]
+    some = make_design(load_config, *scratch, ("markers",), (0,), tmp_path)
+    every = make_design(load_config, *scratch, (), (), tmp_path)
+    assert some.plan() == every.plan() and len(some.configs) < len(every.configs)
 
 
 def test_the_rate_is_that_with_the_least_nats(rows, tmp_path):

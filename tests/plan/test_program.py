@@ -1,12 +1,15 @@
 """The vocabulary and the model of a plan, beside those of a run on data."""
 
+import dataclasses
+
+import jax
 import pytest
 
 from configs.default import get_config
 from marker_lm.data.setup import make_setup
 from marker_lm.data.tokenizers.load import load_tokenizer
 from marker_lm.markers.taxonomy import load_taxonomy
-from marker_lm.plan.program import planned_model
+from marker_lm.plan.program import PROGRAMS, lower, planned_model
 from marker_lm.training.run import model_config
 
 
@@ -31,3 +34,23 @@ def test_an_architecture_alone_is_enough():
     assert planned_model(config).vocab == 128_256
     config.template = "compact"
     assert planned_model(config).vocab > 128_256
+
+
+@dataclasses.dataclass(frozen=True)
+class Here:
+    """The devices of this machine, for `lower`, which asks a topology for nothing else."""
+
+    def devices(self):
+        return jax.devices()[:4]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_settings_that_save_memory_in_training_lower_too(program):
+    config = get_config()
+    config.data.tokenizer = "bytes"
+    config.model.update(width=64, layers=2, heads=4, kv_heads=2, head_size=16, ff=128)
+    config.model.update(ff_blocks=2, remat="full")
+    config.mesh.update(data=1, fsdp=4)
+    config.train.update(batch=4, length=64)
+    _, sizes = lower(config, Here(), program)
+    assert all(sizes.values())

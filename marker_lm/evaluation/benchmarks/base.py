@@ -1,5 +1,6 @@
 """What a benchmark is: items of a public data file, scores of an answer, a table."""
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class Line:
     metrics: Mapping[str, Interval]
 
 
-class Benchmark:
+class Benchmark(abc.ABC):
     """A benchmark; subclasses are frozen dataclasses whose fields are its settings.
 
     Attributes:
@@ -76,13 +77,16 @@ class Benchmark:
         for records in files:
             yield from records
 
+    @abc.abstractmethod
     def items(self, id: str, row: Mapping[str, Any]) -> Iterable[Item]:
         """The items of one row. Raises RowError for a row that can't be used."""
-        raise NotImplementedError
 
     def score_one(self, item: Item, answer: Answer) -> Scores:
-        """Raises Skip for an answer that has no score."""
-        raise NotImplementedError
+        """Raises Skip for an answer that has no score.
+
+        A benchmark has this, or a `score` of its own that looks at all answers together.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither score_one nor score")
 
     def score(self, pairs: Sequence[tuple[Item, Answer]]) -> list[Scores | Skip]:
         """The scores of answers, in order."""

@@ -12,9 +12,9 @@ from etils import epath
 from marker_lm.data.assembly import Kind
 from marker_lm.data.example import RowError
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.engine import Engine, TooLongError
+from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.sampling import Sampling
-from marker_lm.decoding.scoring import Scorer
+from marker_lm.decoding.score_lines import one_by_one
 from marker_lm.evaluation.benchmarks.base import (
     Answer,
     Benchmark,
@@ -101,15 +101,17 @@ class Likelihood(Benchmark):
                 {c: v for c, v in {**item.facts["markers"], **one.pinned}.items() if c in levers}
                 for item, one in zip(items, controls, strict=True)
             ]
-        scorer = Scorer(engine)
-        answers: list[Answer] = []
-        for item, markers in zip(items, lists, strict=True):
-            try:
-                (score,) = scorer.score([item.prompt], [item.facts["reference"]], [markers])
-                answers.append({"nats": score.nats, "tokens": score.tokens})
-            except TooLongError as error:
-                answers.append({"error": str(error)})
-        return answers
+        # A marker that the model lacks ends the job; a row that is too long has its own error.
+        lists = [engine.taxonomy.check_all(markers) for markers in lists]
+        references = [item.facts["reference"] for item in items]
+        scores = one_by_one(
+            lambda rows: engine.score(*zip(*rows, strict=True)),
+            list(zip(prompts, references, lists, strict=True)),
+        )
+        return [
+            {"error": one} if isinstance(one, str) else {"nats": one.nats, "tokens": one.tokens}
+            for one in scores
+        ]
 
     def score_one(self, item: Item, answer: Answer) -> dict[str, float]:
         kind = Kind.COMPLETION.name
