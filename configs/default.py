@@ -170,7 +170,8 @@ def get_config(arg: str = "") -> ConfigDict:
             "tail_category": "lang",  # whose values are split into head and tail
             "tail_share": 0.05,  # values under this share of the training rows are tail
             "strata": "",  # file that `marker-lm stats --freeze` wrote; instead of the two above
-            "rows": 500,  # at most so many held-out rows a stratum
+            "share": 0.0,  # of the held-out rows, as data.share, which 0 takes
+            "rows": 500,  # at most so many of them a stratum
             "samples": 6,  # prompts with a lever moved through its values
         }
     )

@@ -65,7 +65,7 @@ def get_config(arg: str = ""):
     c.markers.update(prompt_side=levers, completion_side=levers)
     c.plan_arms = ()  # `marker-lm experiment` fills in what its arms need
     # One language has 71 % of the rows, and all others would be tail; the paper splits domains.
-    c.eval.update(tail_category="domain", tail_share=0.05, rows=1000)
+    c.eval.update(tail_category="domain", tail_share=0.05, share=1.0, rows=1000)
     c.train.update(eval_every=0, save_minutes=10.0, save_every=0)
     c.experiment = x = type(c)()
     x.question = (

@@ -19,12 +19,15 @@ class Controls:
       banned: categories that may not be written.
       asked: categories that must be written, with the model's own value.
       allow_unseen: pin values too that no training row had, with a warning instead of an error.
+      forced: whether pinned values are forced in the completion-side list. If not, they are shown
+        on the prompt side alone, and the model writes a list of its own.
     """
 
     pinned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     banned: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
     allow_unseen: bool = False
+    forced: bool = True
 
     def without(self, categories: Collection[str]) -> "Controls":
         """The same with these categories free."""

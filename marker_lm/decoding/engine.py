@@ -184,7 +184,8 @@ class Engine:
                 f"the prompt {text[:40]!r}... takes {len(ids)} tokens with its markers, but the "
                 f"model was made for sequences of {self.config.max_len}; shorten it."
             )
-        block = Block(self.grammar, controls) if self.layout.completion_side else None
+        listed = controls if controls.forced else controls.without(controls.pinned)
+        block = Block(self.grammar, listed) if self.layout.completion_side else None
         forced = block.forced() if block else []
         rng = np.random.default_rng(sampling.seed)
         return Lane(ids + forced, block, sampling.marker_temperature, rng)

@@ -88,7 +88,7 @@ def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> ja
         its random numbers depend on.
       settings: of the rows.
     """
-    greedy_B = jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+    greedy_B = likeliest(logits_BxV)
     temperature_B, top_k_B, top_p_B = settings[1:]
 
     def drawn():
@@ -106,6 +106,17 @@ def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> ja
         return jnp.where(temperature_B > 0, token_B, greedy_B)
 
     return jax.lax.cond(jnp.any(temperature_B > 0), drawn, lambda: greedy_B)
+
+
+def likeliest(logits_BxV: jax.Array) -> jax.Array:
+    """The first of the largest logits of each row, or its first NaN, int32 [B].
+
+    It is argmax in two passes: XLA's own takes four times as long on CPUs.
+    """
+    V = logits_BxV.shape[-1]
+    most_Bx1 = jnp.max(logits_BxV, axis=-1, keepdims=True)
+    found_BxV = (logits_BxV == most_Bx1) | jnp.isnan(logits_BxV)
+    return jnp.min(jnp.where(found_BxV, jnp.arange(V, dtype=jnp.int32), V), axis=-1)
 
 
 def filter_logits(logits_BxV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:

@@ -105,9 +105,14 @@ class Slots:
                 groups.setdefault(size, []).append((way * self.count + slot, lane))
         self._fit(max(groups, default=1))
         for size, group in groups.items():
-            width = self.programs.prompt_rows(PROMPT_TOKENS // size, self.rows)
-            for start in range(0, len(group), width):
-                some = group[start : start + width]
+            # Two widths: a freed slot takes a single prompt, which is not read with padding.
+            few, many = (
+                self.programs.prompt_rows(wanted, self.rows)
+                for wanted in (1, PROMPT_TOKENS // size)
+            )
+            for start in range(0, len(group), many):
+                some = group[start : start + many]
+                width = few if len(some) <= few else many
                 ids = [lane.ids for _, lane in some] + [[]] * (width - len(some))
                 at = np.full(width, self.rows, np.int32)
                 at[: len(some)] = [row for row, _ in some]

@@ -65,10 +65,12 @@ def rows_benchmark(config: ConfigDict) -> Benchmark:
 
 
 def heldout_items(config: ConfigDict, taxonomy: Taxonomy) -> list[Item]:
-    """Every held-out row of a config's tasks.
+    """Every held-out row of a config's tasks, or the share of them that eval.share says.
 
     Raises SetupError: there is none, or one that is a conversation.
     """
+    config = ConfigDict(config.to_dict())
+    config.data.share = config.eval.share or config.data.share
     items = [
         Item(e.id, e.prompt, e.completion, e.markers)
         for task in config.data.tasks

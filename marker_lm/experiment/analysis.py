@@ -129,34 +129,37 @@ def one_by_one(
     return sorted(rows, key=lambda row: row["p_holm"])
 
 
-def control(data: Data, ceilings: Mapping[str, float]) -> list[dict[str, Any]]:
+def control(data: Data, judged: Mapping[str, float]) -> list[dict[str, Any]]:
     """How often an answer shows the row's own value of a marker, by how it was asked for.
 
-    `ceilings` has what the check finds in the reference answers.
+    `judged` has the shares of rows that a program can judge: it is right about their references.
     """
     ways = {
         "free": "nothing pinned",
         "pinned": "pinned, as the prompt may say",
         "only pinned": "pinned, the prompt does not name it",
+        "conflict": "pinned, the prompt names another value",
+        "hinted": "shown after the prompt but not forced, the prompt does not name it",
     }
     rows = []
-    for category, ceiling in ceilings.items():
+    for category, share in judged.items():
         for way, check in ways.items():
-            check += f" (references: {100 * ceiling:.1f} %)"
+            check += f" ({100 * share:.1f} % of rows can be judged)"
             rows += _shares(data, f"{category}, {way}", "obeyed", category, "check", check)
     return rows
 
 
 def inference(data: Data) -> list[dict[str, Any]]:
-    """How often the list that a model writes by itself has the row's own value."""
+    """How often the list that a model writes by itself has the row's own value, and how often it
+    copies one that is shown after the prompt."""
+    ways = {"inferred": "all rows", "copied": "the value is shown, the prompt does not name it"}
     metrics = sorted({m for runs in data.values.values() for run in runs.values() for m in run})
     return [
         row
+        for way, where in ways.items()
         for metric in metrics
-        if metric.startswith("inferred ")
-        for row in _shares(
-            data, metric, "accuracy", metric.removeprefix("inferred "), "where", "all rows"
-        )
+        if metric.startswith(f"{way} ")
+        for row in _shares(data, metric, "accuracy", metric.removeprefix(f"{way} "), "where", where)
     ]
 
 

@@ -2,39 +2,57 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from marker_lm.annotate import lang, lengths
+from marker_lm.annotate import code_type, format, lang, lengths
 from marker_lm.data.example import Example
 from marker_lm.markers.taxonomy import Taxonomy
 
 # Gives the value that an answer shows, or None where nothing can be told.
-Check = Callable[[str], str | None]
+Check = Callable[[str], Any]
+
+NEAR = 0.2  # a number is obeyed within this share of it, on both sides,
+LEAST = 20  # and looked at where more than this is asked for
 
 
 def make_checks(taxonomy: Taxonomy) -> dict[str, Check]:
     """A check for each category of the taxonomy that a program can tell.
 
-    Language by an identifier (py3langid), which errs on short texts: its rate on the reference
-    answers is recorded beside, as the most that a model can reach. Buckets of words by UAX 29 where
-    the unit of the number says so, else by white space.
+    Languages by an identifier (py3langid), formats by parsing, programming languages by the labels
+    of fenced blocks. Words by UAX 29 where the unit of the number says so, else by white space;
+    buckets by the same.
     """
     checks: dict[str, Check] = {}
-    found = taxonomy.categories.get("lang")
-    if found is not None and found.is_closed:
-        identifier = lang.make({}, taxonomy)
-
-        def language(text: str) -> str | None:
-            [found] = identifier.annotate([Example("", "", text, {}, {})])
-            return found["lang"].value if "lang" in found else None
-
-        checks["lang"] = language
+    for module in (lang, format, code_type):
+        category = taxonomy.categories.get(module.Settings.category)
+        if category is not None and category.is_closed:
+            annotator = module.make({}, taxonomy)
+            checks[category.name] = functools.partial(_annotated, annotator, category.name)
     for name, category in taxonomy.categories.items():
         number = taxonomy.categories.get(category.of or "")
         unit = number.unit or "" if number is not None else ""
         if category.edges and unit.startswith("words"):
             count = lengths.words if "UAX 29" in unit else lambda text: len(text.split())
             checks[name] = functools.partial(_bucket, taxonomy, name, count)
+            checks[category.of] = count
     return checks
+
+
+def obeys(asked: Any, shown: Any) -> bool:
+    """Whether an answer that shows this has the value that was asked for, or a number near it."""
+    if isinstance(asked, int) and shown is not None:
+        return abs(shown - asked) <= NEAR * asked
+    return shown == asked
+
+
+def judges(check: Check, own: Any, reference: str) -> bool:
+    """Whether a check can judge answers to a row: it is right about the reference answer."""
+    return obeys(own, check(reference)) and not (isinstance(own, int) and own <= LEAST)
+
+
+def _annotated(annotator, category: str, text: str) -> str | None:
+    [found] = annotator.annotate([Example("", "", text, {}, {})])
+    return found[category].value if category in found else None
 
 
 def _bucket(taxonomy: Taxonomy, name: str, count: Callable[[str], int], text: str) -> str:

@@ -6,7 +6,7 @@ distribution. What is compared between arms is the nats of answer tokens alone, 
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -22,9 +22,9 @@ from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation.benchmark import Benchmark, Item
 from marker_lm.evaluation.predict import pin_levers
 from marker_lm.evaluation.samples import lever_samples
-from marker_lm.experiment.checks import Check, make_checks
+from marker_lm.experiment.checks import Check, judges, make_checks, obeys
 from marker_lm.experiment.design import scored_list
-from marker_lm.experiment.registration import METRIC
+from marker_lm.experiment.registration import METRIC, Asked
 
 SKIPPED = "skipped"
 
@@ -36,16 +36,14 @@ class Subject:
     Attributes:
       engine, config: of the run.
       items: held-out rows that fit.
-      answered: ids of those that are answered, too.
-      bare: id -> the prompt without the sentence that names a marker's value, where it has one.
+      asked: how they are asked.
       checks: category -> what tells its value from an answer.
     """
 
     engine: Engine
     config: ConfigDict
     items: Sequence[Item]
-    answered: Collection[str]
-    bare: Mapping[str, str]
+    asked: Asked
     checks: Mapping[str, Check]
 
 
@@ -103,42 +101,77 @@ def likelihood(subject: Subject) -> Iterator[Record]:
 
 
 def answers(subject: Subject) -> Iterator[Record]:
-    """Greedy answers: as the user would ask, and with the row's own markers pinned.
+    """Greedy answers, by what is pinned and what the prompt says of it.
 
-    A prompt that names a value of a marker is also asked without, where only the marker says it. An
-    arm without markers can't be pinned: what it answers all the same stands beside.
+    - free: nothing is pinned.
+    - pinned: the row's own markers, which the prompt may name, too.
+    - only pinned: the same, and the prompt does not name them.
+    - hinted: the same, shown after the prompt but not forced in the model's own list.
+    - conflict: the prompt names another value.
+
+    An arm without markers can't be pinned: what it answers all the same stands beside. An answer
+    that shows no value did not obey; items whose reference the check gets wrong are not judged.
     """
-    engine = subject.engine
+    engine, asked = subject.engine, subject.asked
     if engine.layout.filler >= 0:
         return  # it has no list that it could write
-    items = [item for item in subject.items if item.id in subject.answered]
-    bare = [item for item in items if item.id in subject.bare]
-    pins = [{c: v for c, v in i.markers.items() if c in subject.checks} for i in items]
-    bare_pins = [{c: v for c, v in i.markers.items() if c in subject.checks} for i in bare]
-    asked = {
-        "free": (items, [i.prompt for i in items], [{}] * len(items)),
-        "pinned": (items, [i.prompt for i in items], pins),
-        "only pinned": (bare, [subject.bare[i.id] for i in bare], bare_pins),
-    }
-    # An answer that shows no value did not obey; where the reference shows none, none can tell.
-    told = {
+    items = [item for item in subject.items if item.id in asked.answered]
+    judged = {
         item.id: {
             category: check
             for category, check in subject.checks.items()
-            if category in item.markers and check(item.key) is not None
+            if category in item.markers and judges(check, item.markers[category], item.key)
         }
         for item in items
     }
+    bare = {item.id: asked.bare[item.id] for item in items if item.id in asked.bare}
+    asks = [
+        Ask("free", None, {item.id: item.prompt for item in items}, pinned=False),
+        Ask("pinned", None, {item.id: item.prompt for item in items}),
+        Ask("only pinned", None, bare),
+        Ask("hinted", None, bare, forced=False),
+        *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),
+    ]
     sampling = Sampling(max_tokens=subject.config.decode.max_tokens)
-    for name, (rows, prompts, wanted) in asked.items():
-        controls = [pin_levers(engine, pin) for pin in wanted]
-        for item, result in zip(rows, engine.generate(prompts, controls, sampling), strict=True):
-            if name == "free":
+    for one in asks:
+        rows = [item for item in items if item.id in one.prompts]
+        wanted = [
+            {c: item.markers[c] for c in judged[item.id] if one.category in (None, c)}
+            for item in rows
+        ]
+        controls = [
+            dataclasses.replace(pin_levers(engine, pin if one.pinned else {}), forced=one.forced)
+            for pin in wanted
+        ]
+        results = engine.generate([one.prompts[i.id] for i in rows], controls, sampling)
+        for item, pin, result in zip(rows, wanted, results, strict=True):
+            if one.way == "free":
                 right = result.text.strip() == item.key.strip()
                 yield Record(item.id, "exact match", float(right))
-            for category, check in told[item.id].items():
-                obeyed = float(check(result.text) == item.markers[category])
-                yield Record(item.id, f"{category}, {name}", obeyed)
+            for category, value in pin.items():
+                shown = judged[item.id][category](result.text)
+                yield Record(item.id, f"{category}, {one.way}", float(obeys(value, shown)))
+                if one.way == "hinted" and category in engine.layout.levers:
+                    copied = result.markers.get(category) == value
+                    yield Record(item.id, f"copied {category}", float(copied))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """A way to ask for markers.
+
+    Attributes:
+      way: its name.
+      category: the one that is pinned; None for all that can be judged.
+      prompts: id -> prompt.
+      pinned, forced: whether anything is pinned, and in the model's own list, too.
+    """
+
+    way: str
+    category: str | None
+    prompts: Mapping[str, str]
+    pinned: bool = True
+    forced: bool = True
 
 
 MEASURES: tuple[Measure, ...] = (likelihood, answers)
@@ -147,8 +180,7 @@ MEASURES: tuple[Measure, ...] = (likelihood, answers)
 def measure(
     workdir: epath.PathLike,
     items: Sequence[Item],
-    answered: Collection[str],
-    bare: Mapping[str, str],
+    asked: Asked,
     path: epath.PathLike,
 ) -> list[dict[str, Any]]:
     """All records of a run, written to `path` as JSON lines.
@@ -157,13 +189,13 @@ def measure(
 
     Args:
       workdir: of the trained run.
-      items, answered, bare: see Subject.
+      items, asked: see Subject.
       path: JSONL file, whole or not there.
     """
     engine, config = load_engine(workdir)
     fitting = [item for item in items if _fits(engine, item)]
     checks = make_checks(engine.taxonomy)
-    subject = Subject(engine, config, fitting, frozenset(answered), bare, checks)
+    subject = Subject(engine, config, fitting, asked, checks)
     inside = {item.id for item in fitting}
     found = [Record(item.id, SKIPPED, 1.0) for item in items if item.id not in inside]
     for each in MEASURES:
@@ -178,7 +210,7 @@ def dev_nats(workdir: epath.PathLike, items: Sequence[Item]) -> float:
     """Mean over items of the nats per answer token, as the arm is compared with others."""
     engine, config = load_engine(workdir)
     items = [item for item in items if _fits(engine, item)]
-    subject = Subject(engine, config, items, (), {}, {})
+    subject = Subject(engine, config, items, Asked(frozenset(), {}, {}), {})
     values = [record.value for record in likelihood(subject) if record.metric == METRIC]
     if not values:
         raise ValueError(f"no dev item fits into the sequences of {workdir}; raise train.length.")

@@ -1,5 +1,6 @@
 """What is fixed before the first run, and never changed: strata, test items, comparisons."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,9 +16,10 @@ from marker_lm.data.cache import read_manifest
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item, by_hash, choose_items
 from marker_lm.evaluation.rows import heldout_items
+from marker_lm.experiment.checks import LEAST
 from marker_lm.experiment.design import Design, ExperimentError
 from marker_lm.markers.dropout import hash_ids
-from marker_lm.markers.taxonomy import load_taxonomy
+from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
 
 FILE, STRATA = "registered.json", "strata.json"
 METRIC = "answer_nats"  # that arms are compared in first: nats of a row's answer tokens, their mean
@@ -147,28 +149,69 @@ def choose(design: Design, strata: Mapping[str, Any]) -> tuple[list[Item], list[
     return by_hash(dev)[: about.dev_rows], chosen
 
 
-def bare_prompts(design: Design, items: Sequence[Item]) -> dict[str, str]:
-    """id -> the prompt as it is without `data.rows.named`, of items where that says more."""
-    config = ConfigDict(design.reference.to_dict())
-    config.data.rows.named = {}
-    plain = {i.id: i.prompt for i in heldout_items(config, load_taxonomy(config.taxonomy))}
-    return {item.id: plain[item.id] for item in items if plain[item.id] != item.prompt}
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How items are asked, beyond being scored.
+
+    Attributes:
+      answered: ids of those that are answered, too.
+      bare: id -> the prompt without the sentences that name values of markers, where it has some.
+      conflicting: category -> id -> the prompt with a sentence that names another value.
+    """
+
+    answered: frozenset[str]
+    bare: Mapping[str, str]
+    conflicting: Mapping[str, Mapping[str, str]]
 
 
-def answered(
-    design: Design, items: Sequence[Item], bare: Mapping[str, str], strata: Mapping[str, Any]
-) -> list[str]:
-    """Ids of the items that are answered, too: so many of the head, of the tail, and of those whose
-    prompt would not name what the marker says."""
-    tail, most = frozenset(strata["tail"]), design.reference.experiment.decoded
+def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Asked:
+    """What is answered: so many items of the head, of the tail, of those whose prompt would not
+    name what the marker says, and of those with a number that is large enough to be judged."""
+    config = design.reference
+    taxonomy = load_taxonomy(config.taxonomy)
+    tail, most = frozenset(strata["tail"]), config.experiment.decoded
+    bare = _bare_prompts(config, taxonomy, items)
     items = by_hash(items)
     is_tail = [item.markers.get(strata["category"]) in tail for item in items]
     groups = (
         [item.id for item, rare in zip(items, is_tail, strict=True) if rare][:most],
         [item.id for item, rare in zip(items, is_tail, strict=True) if not rare][:most],
         [item.id for item in items if item.id in bare][:most],
+        [
+            item.id
+            for item in items
+            if any(isinstance(value, int) and value > LEAST for value in item.markers.values())
+        ][:most],
     )
-    return sorted({id for group in groups for id in group})
+    answered = frozenset(id for group in groups for id in group)
+    return Asked(answered, bare, _conflicting_prompts(config, taxonomy, items, strata))
+
+
+def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:
+    config = ConfigDict(config.to_dict())
+    config.data.rows.named = {}
+    plain = {i.id: i.prompt for i in heldout_items(config, taxonomy)}
+    return {item.id: plain[item.id] for item in items if plain[item.id] != item.prompt}
+
+
+def _conflicting_prompts(
+    config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item], strata: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Another value of a named category is one of those that training rows had; by the item's id,
+    always the same."""
+    found: dict[str, dict[str, str]] = {}
+    for category, sentence in config.data.rows.named.items():
+        names = taxonomy.categories[category].values
+        known = sorted(strata["train_shares"].get(category, ()))
+        for item, number in zip(items, hash_ids([f"other {i.id}" for i in items]), strict=True):
+            own = item.markers.get(category)
+            named = sentence.format(names[own]) if own in names else ""
+            others = [value for value in known if value != own]
+            if named and named in item.prompt and others:
+                other = names[others[int(number) % len(others)]]
+                prompt = item.prompt.replace(named, sentence.format(other))
+                found.setdefault(category, {})[item.id] = prompt
+    return found
 
 
 def items_facts(items: list[Item]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.evaluation.run import PACKAGES, arm_curves
 from marker_lm.experiment import analysis
-from marker_lm.experiment.checks import make_checks
+from marker_lm.experiment.checks import judges, make_checks
 from marker_lm.experiment.design import Design, scored_list
 from marker_lm.experiment.measure import METRIC, SKIPPED
 from marker_lm.experiment.runner import RECORDS, RESULTS, chosen_rate, read_done
@@ -73,7 +73,7 @@ def make_results(
         "arms": [_curves(design, arm) for arm in design.configs],
         "quality": analysis.quality(data, modes),
         "differences": differences,
-        "control": analysis.control(data, ceilings(design, items)),
+        "control": analysis.control(data, judged_shares(design, items)),
         "inference": analysis.inference(data),
         "strata": {key: strata[key] for key in ("rule", "category", "head", "tail")}
         | {"train_share": strata["train_shares"][strata["category"]]},
@@ -99,15 +99,14 @@ def make_results(
     }
 
 
-def ceilings(design: Design, items: Sequence[Item]) -> dict[str, float]:
-    """What each check finds in the reference answers: the most that an arm can show."""
+def judged_shares(design: Design, items: Sequence[Item]) -> dict[str, float]:
+    """Of the items with a category, the share whose answers its check can judge."""
     checks = make_checks(load_taxonomy(design.reference.taxonomy))
     found = {}
     for category, check in checks.items():
-        got = [(check(i.key), i.markers[category]) for i in items if category in i.markers]
-        told = [value == own for value, own in got if value is not None]
-        if told:
-            found[category] = sum(told) / len(told)
+        can = [judges(check, i.markers[category], i.key) for i in items if category in i.markers]
+        if any(can):
+            found[category] = sum(can) / len(can)
     return found
 
 

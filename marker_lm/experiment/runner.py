@@ -15,7 +15,7 @@ from etils import epath
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.experiment.design import Design, ExperimentError, Run
-from marker_lm.experiment.registration import answered, bare_prompts
+from marker_lm.experiment.registration import ask
 from marker_lm.progress import clock
 
 DONE, RECORDS, RESULTS = "done.json", "records.jsonl", "results.json"
@@ -48,8 +48,7 @@ class Runner:
     ):
         self.design, self.dev, self.test, self.log = design, dev, test, log
         self.strata, self.registered = registration["strata"], registration["hash"]
-        self.bare = bare_prompts(design, test)
-        self.answered = answered(design, test, self.bare, self.strata)
+        self.asked = ask(design, test, self.strata)
 
     def run_all(self) -> None:
         """All runs, each done once. Raises ExperimentError when one fails."""
@@ -69,7 +68,7 @@ class Runner:
             for category, shares in self.strata["train_shares"].items()
         }
         folder = self.design.main("markers", None)[0].folder
-        items = [item for item in self.test if item.id in self.answered]
+        items = [item for item in self.test if item.id in self.asked.answered]
         return in_process(_samples, folder, items, values, self.design.reference.eval.samples)
 
     def _do(self, run: Run) -> None:
@@ -91,7 +90,7 @@ class Runner:
             facts["dev_nats"] = in_process(_dev, run.folder, self.dev)
         else:
             path = run.folder / RECORDS
-            in_process(_measure, run.folder, self.test, self.answered, self.bare, path)
+            in_process(_measure, run.folder, self.test, self.asked, path)
         facts |= {
             "registered": self.registered,
             "rate": run.rate,

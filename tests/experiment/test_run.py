@@ -97,7 +97,8 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     assert len(set(keys)) == len(keys)
     metrics = {r["metric"] for r in found if r["arm"] == "markers"}
     assert metrics >= {"answer_nats", "answer_nats, true list", "inferred lang", "exact match"}
-    assert metrics >= {"lang, pinned", "lang, only pinned", "list_tokens"}
+    assert metrics >= {"lang, pinned", "lang, only pinned", "lang, conflict", "list_tokens"}
+    assert metrics >= {"lang, hinted", "copied lang", "length_bucket, pinned"}
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["experiment"]["registered"] == results["registered"]
     strata = {r["stratum"] for r in report["differences"]}
