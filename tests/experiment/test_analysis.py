@@ -106,6 +106,6 @@ def test_shares_of_control_and_inference():
     ]
     data = analysis.Data(analysis.read_values(records), items, "domain", frozenset())
     [row] = [r for r in analysis.control(data, {"lang": 0.9}) if r["stratum"] == "head"]
-    assert row["obeyed"] == 0.75 and row["n"] == 4 and "90.0 % of rows can be judged" in row["check"]
+    assert (row["obeyed"], row["n"]) == (0.75, 4) and "90.0 % of rows can be judged" in row["check"]
     [row] = [r for r in analysis.inference(data) if r["stratum"] == "head"]
     assert (row["accuracy"], row["category"]) == (1.0, "lang")
