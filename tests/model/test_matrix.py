@@ -46,6 +46,22 @@ def test_int8_is_near(config):
     assert 0 < np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
+@every
+def test_int8_computes_with_the_rounded_weights(config):
+    params, prepared = decoding_params(make_params(config), config, "int8")
+
+    def is_matrix(x):
+        return isinstance(x, Matrix)
+
+    def dense(x):
+        return Matrix(x.dense(jnp.float32), None, x.inputs) if is_matrix(x) else x
+
+    rounded = jax.tree.map(dense, params, is_leaf=is_matrix)
+    tokens = plain(random_tokens(config, 3, 7))
+    found, expected = (forward(prepared, x, *tokens)[0] for x in (params, rounded))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_row_is_rounded_to_half_a_step_at_most():
     x = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     x[2] = 0
