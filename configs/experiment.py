@@ -4,9 +4,11 @@
     marker-lm experiment --config=configs/experiment.py:small,/data/mix --workdir=/tmp/small
     marker-lm train --config=configs/experiment.py:shuffled,/data/mix --workdir=/tmp/shuffled
 
-The argument is a list of words in any order: an arm, a size (small, scratch, smollm2) and a folder
-of rows as in configs/mix.py. An arm is what it changes in `markers`, below; all else is the same:
-rows, their order, steps, seeds, and a loss that is divided by the tokens of answers.
+The argument is a list of words in any order: an arm, a size (small, scratch, smollm2), a folder of
+rows as in configs/mix.py, and `unnamed`: prompts that name no language stay as they are, so that
+the marker alone says it and a baseline can only guess. An arm is what it changes in `markers`,
+below; all else is the same: rows, their order, steps, seeds, and a loss that is divided by the
+tokens of answers.
 """
 
 from configs import mix, smollm2
@@ -41,14 +43,16 @@ ARMS = {
     "dropout_70_50": {"markers.example_dropout": 0.7},
 }
 SIZES = ("small", "scratch", "smollm2")
+UNNAMED = "unnamed"
 
 
 def get_config(arg: str = ""):
-    """`arg` is words between commas: an arm of ARMS, a size of SIZES, a folder; all optional."""
+    """`arg` is words between commas: an arm of ARMS, a size of SIZES, `unnamed`, a folder; all
+    optional."""
     words = [word for word in arg.split(",") if word]
     arms = [word for word in words if word in ARMS]
     sizes = [word for word in words if word in SIZES]
-    folders = [word for word in words if word not in (*ARMS, *SIZES)]
+    folders = [word for word in words if word not in (*ARMS, *SIZES, UNNAMED)]
     if max(map(len, (arms, sizes, folders))) > 1:
         raise ValueError(f"'{arg}' names two arms, two sizes or two folders (arms: {list(ARMS)}).")
     folder, size = (folders or ["data/mix"])[0], (sizes or ["scratch"])[0]
@@ -58,7 +62,8 @@ def get_config(arg: str = ""):
         c = mix.get_config(f"markers,{folder}").unlock()
     with c.data.rows.ignore_type():
         # What the marker says, every arm is told: else a baseline could only guess the language.
-        c.data.rows.named = {"lang": "Answer in {}.", "code_type": "Write code in {}."}
+        sentences = {"lang": "Answer in {}.", "code_type": "Write code in {}."}
+        c.data.rows.named = {} if UNNAMED in words else sentences
         c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages", "exercism")}
     # The number of words is a lever, too, and lengths come last: they may follow from all the rest.
     levers = ("domain", "task", "lang", "code_type", "format", "length_bucket", "length_tokens")

@@ -105,46 +105,50 @@ def test_rows_order_and_steps_are_the_same(design, arm):
 
 LISTS = {
     "compact": "<|MARKER_LIST|><|domain|><|domain=Trivia|><|lang|><|lang=de|>"
-    "<|length_bucket|><|length_bucket=word|><|/MARKER_LIST|>",
+    "<|length_bucket|><|length_bucket=word|><|length_tokens|>2<|/MARKER_LIST|>",
     "text": "<MARKER_LIST>\n<domain>Trivia</domain>\n<lang>de</lang>\n"
-    "<length_bucket>word</length_bucket>\n</MARKER_LIST>\n",
+    "<length_bucket>word</length_bucket>\n<length_tokens>2</length_tokens>\n</MARKER_LIST>\n",
     "sentence": "About this answer:\nthe domain is Trivia;\nthe lang is de;\n"
-    "the length bucket is word;\nand that is all.\n",
-    "filler": "<|MARKER_LIST|>......<|/MARKER_LIST|>",
+    "the length bucket is word;\nthe length tokens is 2;\nand that is all.\n",
+    "filler": "<|MARKER_LIST|>........<|/MARKER_LIST|>",
 }
 
 
-# Row 42: domain Trivia, lang en, 4 words; dropout has taken the language from its prompt side.
-SHOWN = "<|MARKER_LIST|><|domain|><|domain=Trivia|>{}<|length_bucket|><|length_bucket=phrase|>"
-SHOWN += "<|/MARKER_LIST|>"
+# Row 51: domain Trivia, lang en, 5 words; dropout has taken the domain from its prompt side.
+SHOWN = "<|MARKER_LIST|>{}<|lang|><|lang=en|><|length_bucket|><|length_bucket=phrase|>"
+SHOWN += "<|length_tokens|>5<|/MARKER_LIST|>"
+SAID = "Say 51. Yes. Yes. Yes.[eos]"
 GOLDEN = {
-    "markers": f"Ask 42?\n{SHOWN.format('')}{SHOWN.format('<|lang|><|lang=en|>')}"
-    "Say 42. Yes. Yes.[eos]",
-    "prompt_only": f"Ask 42?\n{SHOWN.format('')}Say 42. Yes. Yes.[eos]",
-    "filler": "Ask 42?\n<|MARKER_LIST|>....<|/MARKER_LIST|><|MARKER_LIST|>......<|/MARKER_LIST|>"
-    "Say 42. Yes. Yes.[eos]",
-    "text": """Ask 42?
+    "markers": f"Ask 51?\n{SHOWN.format('')}{SHOWN.format('<|domain|><|domain=Trivia|>')}{SAID}",
+    "prompt_only": f"Ask 51?\n{SHOWN.format('')}{SAID}",
+    "filler": "Ask 51?\n<|MARKER_LIST|>......<|/MARKER_LIST|>"
+    f"<|MARKER_LIST|>........<|/MARKER_LIST|>{SAID}",
+    "text": f"""Ask 51?
 <MARKER_LIST>
-<domain>Trivia</domain>
+<lang>en</lang>
 <length_bucket>phrase</length_bucket>
+<length_tokens>5</length_tokens>
 </MARKER_LIST>
 <MARKER_LIST>
 <domain>Trivia</domain>
 <lang>en</lang>
 <length_bucket>phrase</length_bucket>
+<length_tokens>5</length_tokens>
 </MARKER_LIST>
-Say 42. Yes. Yes.[eos]""",
-    "sentence": """Ask 42?
+{SAID}""",
+    "sentence": f"""Ask 51?
 About this answer:
-the domain is Trivia;
+the lang is en;
 the length bucket is phrase;
+the length tokens is 5;
 and that is all.
 About this answer:
 the domain is Trivia;
 the lang is en;
 the length bucket is phrase;
+the length tokens is 5;
 and that is all.
-Say 42. Yes. Yes.[eos]""",
+{SAID}""",
 }
 
 
@@ -169,7 +173,7 @@ def test_the_list_of_row_0_as_text(design, arm):
 
 def test_a_sequence_of_each_kind_of_arm(design):
     for arm, want in GOLDEN.items():
-        found = ["".join(parts) for row, parts, _ in sequences(batches(design, arm)) if row == 42]
+        found = ["".join(parts) for row, parts, _ in sequences(batches(design, arm)) if row == 51]
         assert found[0] == want
 
 
@@ -221,3 +225,11 @@ def test_words_of_the_argument():
     assert load_config(str(FILE), []).data.tasks.mix.train == "data/mix/train*.jsonl.gz"
     with pytest.raises(ConfigError, match="two arms, two sizes or two folders"):
         load_config(f"{FILE}:shufled,/rows", [])
+
+
+def test_prompts_are_told_the_language_or_not():
+    named = load_config(f"{FILE}:shuffled,scratch,data", []).data.rows.named
+    assert named.lang == "Answer in {}." and set(named) == {"lang", "code_type"}
+    unnamed = load_config(f"{FILE}:scratch,unnamed,shuffled,data", [])
+    assert not unnamed.data.rows.named and unnamed.arm == "shuffled"
+    assert unnamed.data.tasks.mix.train == "data/train*.jsonl.gz"
