@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from marker_lm.decoding.slots import PROMPT_TOKENS, Answer, cache_size, prompt_size
+from marker_lm.decoding.slots import Answer, cache_size, prompt_size
 from marker_lm.model.cache import ring_size
 from marker_lm.model.config import ModelConfig
 from marker_lm.sharding.rules import (
@@ -107,7 +107,7 @@ def find_job(engine, answers: Iterable[Answer], weights: str = "", cache: str = 
         prompt = max(prompt, *(len(lane.ids) for lane in answer.lanes))
     rows = sum(max(engine.batch // n, 1) * n for n in ways)
     tokens = prompt_size(prompt, most)
-    at_once = engine.programs.prompt_rows(PROMPT_TOKENS // tokens, max(rows, 1))
+    at_once = engine.programs.prompt_rows(max(rows, 1))
     return Job(rows, cache_size(min(longest, most), most), at_once, tokens, weights, cache)
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from marker_lm.decoding import steps
-from marker_lm.decoding.steps import Answers, Feed, State, Written, round_up
+from marker_lm.decoding.steps import Answers, Feed, State, Written
 from marker_lm.model.cache import with_size
 from marker_lm.model.config import ModelConfig
 from marker_lm.sharding.mesh import compiler_options
@@ -40,10 +40,11 @@ class Programs:
         self._write = jit(functools.partial(steps.write, config, ends, size), donate_argnums=1)
         self._pick = jit(steps.pick)
 
-    def prompt_rows(self, wanted: int, most: int) -> int:
-        """How many prompts are read at a time, if so many are wanted and there are `most` slots:
-        a multiple of the devices that share a batch, where that is not more than the slots."""
-        return max(min(round_up(max(wanted, 1), batch_shards(self.mesh)), most), 1)
+    def prompt_rows(self, most: int) -> int:
+        """How many prompts are read at a time where there are `most` slots: one for each group of
+        devices that shares a part of the batch. So no row is read because others are, and one gets
+        the same numbers whoever else is there."""
+        return max(min(batch_shards(self.mesh), most), 1)
 
     def empty(self, rows: int, size: int) -> State:
         """Slots without rows."""

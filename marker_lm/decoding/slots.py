@@ -19,7 +19,6 @@ from marker_lm.decoding.text import Text
 
 CHUNK = 32  # steps between two looks at what was written
 SHORT = 8  # where a stop text may end an answer, or somebody reads along
-PROMPT_TOKENS = 128  # that are read at a time, by as many rows as that makes
 SMALLEST_PROMPT, SMALLEST_CACHE = 32, 128
 
 
@@ -104,15 +103,10 @@ class Slots:
                 size = prompt_size(len(lane.ids), self.programs.config.max_len)
                 groups.setdefault(size, []).append((way * self.count + slot, lane))
         self._fit(max(groups, default=1))
+        width = self.programs.prompt_rows(self.rows)
         for size, group in groups.items():
-            # Two widths: a freed slot takes a single prompt, which is not read with padding.
-            few, many = (
-                self.programs.prompt_rows(wanted, self.rows)
-                for wanted in (1, PROMPT_TOKENS // size)
-            )
-            for start in range(0, len(group), many):
-                some = group[start : start + many]
-                width = few if len(some) <= few else many
+            for start in range(0, len(group), width):
+                some = group[start : start + width]
                 ids = [lane.ids for _, lane in some] + [[]] * (width - len(some))
                 at = np.full(width, self.rows, np.int32)
                 at[: len(some)] = [row for row, _ in some]
