@@ -194,6 +194,21 @@ def test_the_prompt_side_shows_the_pinned_markers_and_no_others(template):
     assert free.ids[start:] == free.block.tokens
 
 
+@pytest.mark.parametrize("template", ["text", "compact"])
+def test_a_pin_that_is_not_forced_is_shown_and_the_list_is_the_models_own(template):
+    engine = make_engine(template)
+    shown = Controls(pinned={"lang": "German", "words": 12}, forced=False)
+    lane, forced = (
+        engine.lane(PROMPTS[0], dataclasses.replace(shown, forced=forced), GREEDY)
+        for forced in (False, True)
+    )
+    before = prefix(engine, PROMPTS[0], shown.pinned)
+    assert lane.ids[: len(before)] == forced.ids[: len(before)] == before
+    assert lane.block.controls == Controls(forced=False)
+    [result] = engine.generate([PROMPTS[0]], shown, GREEDY)
+    assert result.pinned == ()
+
+
 def test_completion_side_only_shows_nothing_in_the_prompt():
     engine = make_engine("compact", prompt_side=())
     row = engine.lane("Hi.", Controls(pinned={"lang": "German"}), GREEDY)

@@ -14,6 +14,7 @@ from marker_lm.decoding.sampling import (
     Settings,
     filter_logits,
     key_words,
+    likeliest,
     row_seed,
     sample,
 )
@@ -54,6 +55,17 @@ def kept_by_hand(row, top_k, top_p) -> set[int]:
         chosen.add(int(token))
         held += share
     return chosen
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 9)),
+        elements=st.sampled_from([-np.inf, -1.5, 0.0, 2.0, np.inf, np.nan]),
+    )
+)
+def test_the_likeliest_is_argmax(logits):
+    assert likeliest(jnp.asarray(logits)).tolist() == np.argmax(logits, axis=-1).tolist()
 
 
 def test_by_hand():
