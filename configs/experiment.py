@@ -44,6 +44,7 @@ ARMS = {
 }
 SIZES = ("small", "scratch", "smollm2")
 UNNAMED = "unnamed"
+ONCE = ("completion_only", "prompt_only", "no_list_loss")
 
 
 def get_config(arg: str = ""):
@@ -128,8 +129,7 @@ def _scratch(c, x):
     c.train.update(final_learning_rate=2e-4, warmup_steps=50)
     c.decode.update(batch=64, max_tokens=192)
     x.update(sweep_steps=150, learning_rates=(2e-3, 4e-3, 8e-3), seconds_per_step=0.5)
-    x.once = ("completion_only", "prompt_only", "no_list_loss")
-    x.arms = ("baseline", "markers", "shuffled", *x.once)
+    x.update(once=ONCE, arms=(*x.arms, *ONCE))
     x.bears = (
         "A model of two million parameters, from scratch. It can bear: mechanisms (what the "
         "list, its truth, its loss and its side each do to the likelihood of answers), inference "
@@ -145,8 +145,7 @@ def _smollm2(c, x):
     c.decode.update(batch=128, max_tokens=128)
     x.update(sweep_steps=200, learning_rates=(1e-4, 3e-4, 1e-3), seconds_per_step=0.5)
     x.update(decoded=300, dev_rows=500)
-    x.once = ("completion_only", "prompt_only", "no_list_loss")
-    x.arms = ("baseline", "markers", "shuffled", *x.once)
+    x.update(once=ONCE, arms=(*x.arms, *ONCE))
     x.bears = (
         "A pretrained model of 135 million parameters. It can bear: effects on the likelihood of "
         "answers and on control at this size, on this mix. It cannot bear: statements about larger "

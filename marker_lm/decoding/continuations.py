@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marker_lm.decoding.sampling import likeliest
 from marker_lm.decoding.shapes import bucket, rows_for
 from marker_lm.decoding.steps import extend, pad, read_hidden
 from marker_lm.model.cache import init_cache
@@ -68,7 +69,7 @@ class Continuations:
         longest = max(len(tail) for _, tail in pairs)
         T = bucket(longest - 1, 8) if longest > 1 else 0
         with use_mesh(self.mesh):
-            read = _filled(heads, B, bucket(max(map(len, heads))))
+            read = pad(heads, bucket(max(map(len, heads))), B)
             log_p_BxV, cache = self._read(self.params, *read, T)
             for start in range(0, len(pairs), B):
                 chosen = pairs[start : start + B]
@@ -77,8 +78,8 @@ class Continuations:
                 first_B = np.asarray([tail[0] for _, tail in filled])
                 found = [x[:, None] for x in self._likeliest(log_p_BxV[head_B], first_B)]
                 if T:
-                    tokens_BxT, real_BxT = _filled([tail[:-1] for _, tail in filled], B, T)
-                    targets_BxT, _ = _filled([tail[1:] for _, tail in filled], B, T)
+                    tokens_BxT, real_BxT = pad([tail[:-1] for _, tail in filled], T)
+                    targets_BxT, _ = pad([tail[1:] for _, tail in filled], T)
                     rest = self._go_on(
                         self.params, cache, head_B, tokens_BxT, targets_BxT, real_BxT
                     )
@@ -88,11 +89,6 @@ class Continuations:
                 nats_BxT, likeliest_BxT = map(np.asarray, found)
                 for row, (_, tail) in enumerate(chosen):
                     yield nats_BxT[row, : len(tail)], likeliest_BxT[row, : len(tail)]
-
-
-def _filled(rows: Sequence[Ids], B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
-    """`pad` of rows, with empty ones up to B."""
-    return pad([*rows, *[[]] * (B - len(rows))], L)
 
 
 def _read(config: ModelConfig, params, tokens_BxL, real_BxL, room: int):
@@ -126,4 +122,4 @@ def _likeliest(size: int, logits_BxV, target_B):
     log_p_BxV = jax.nn.log_softmax(logits_BxV)
     nats_B = -jnp.take_along_axis(log_p_BxV, target_B[:, None], axis=1)[:, 0]
     text_V = jnp.arange(logits_BxV.shape[-1]) < size
-    return nats_B, jnp.argmax(jnp.where(text_V, logits_BxV, -jnp.inf), axis=-1) == target_B
+    return nats_B, likeliest(jnp.where(text_V, logits_BxV, -jnp.inf)) == target_B

@@ -44,7 +44,7 @@ class Programs:
         """How many prompts are read at a time where there are `most` slots: one for each group of
         devices that shares a part of the batch. So no row is read because others are, and one gets
         the same numbers whoever else is there."""
-        return max(min(batch_shards(self.mesh), most), 1)
+        return min(batch_shards(self.mesh), most)
 
     def empty(self, rows: int, size: int) -> State:
         """Slots without rows."""

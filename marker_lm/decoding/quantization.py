@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marker_lm.decoding.steps import read_hidden, round_up
+from marker_lm.decoding.steps import pad, read_hidden, round_up
 from marker_lm.model.cache import init_cache
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.likelihood import weighted_nll
@@ -89,10 +89,9 @@ def compare_quantized(
 
 def _padded(rows, batch: int, length: int):
     """int32 ids, and bools of which are real and which are wanted, all [B, L]."""
-    ids_BxL = np.zeros((batch, length), np.int32)
-    real_BxL, wanted_BxL = np.zeros((2, batch, length), bool)
+    ids_BxL, real_BxL = pad([ids for ids, _ in rows], length, batch)
+    wanted_BxL = np.zeros((batch, length), bool)
     for i, (ids, wanted) in enumerate(rows):
-        ids_BxL[i, : len(ids)], real_BxL[i, : len(ids)] = ids, True
         wanted_BxL[i, : len(ids) - 1] = wanted[1:]  # a token's target is the next one
     return ids_BxL, real_BxL, wanted_BxL
 

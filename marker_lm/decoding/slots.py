@@ -107,10 +107,10 @@ class Slots:
         for size, group in groups.items():
             for start in range(0, len(group), width):
                 some = group[start : start + width]
-                ids = [lane.ids for _, lane in some] + [[]] * (width - len(some))
+                tokens, real = pad([lane.ids for _, lane in some], size, width)
                 at = np.full(width, self.rows, np.int32)
                 at[: len(some)] = [row for row, _ in some]
-                self._state = self.programs.read(self._state, *pad(ids, size), at)
+                self._state = self.programs.read(self._state, tokens, real, at)
                 self.prompts += 1
                 for _, lane in some:
                     lane.length, lane.ids = len(lane.ids), []

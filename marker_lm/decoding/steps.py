@@ -77,8 +77,10 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def pad(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids as int32 [B, width] and which of them are real, bool [B, width]."""
+def pad(rows: Sequence[Sequence[int]], width: int, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids as int32 [B, width] and which of them are real, bool [B, width]; with empty rows
+    where there are less than `count`."""
+    rows = [*rows, *[[]] * (count - len(rows))]
     ids_BxL = np.zeros((len(rows), width), np.int32)
     for i, row in enumerate(rows):
         ids_BxL[i, : len(row)] = row

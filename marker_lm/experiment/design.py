@@ -160,17 +160,15 @@ class Design:
         Sweeps, then seed by seed, so that whole seeds can be compared before all are done; then the
         same of arms that are run once.
         """
-        once = set(self.reference.experiment.once)
         found: list[Run] = []
-        for arms in ([a for a in self.configs if a not in once], once & set(self.configs)):
-            sweeps = {arm: self.sweep(arm) for arm in sorted(arms, key=list(self.configs).index)}
-            mains = [
-                run
-                for arm, sweep in sweeps.items()
-                for run in self.main(arm, None if sweep else self.configs[arm].train.learning_rate)
-            ]
-            found += [run for sweep in sweeps.values() for run in sweep]
-            found += sorted(mains, key=lambda run: self.seeds.index(run.seed))
+        for late in (False, True):
+            sweeps, mains = [], []
+            for arm, config in self.configs.items():
+                if (arm in config.experiment.once) == late:
+                    sweep = self.sweep(arm)
+                    sweeps += sweep
+                    mains += self.main(arm, None if sweep else config.train.learning_rate)
+            found += sweeps + sorted(mains, key=lambda run: self.seeds.index(run.seed))
         return found
 
     def label(self, arm: str) -> str:

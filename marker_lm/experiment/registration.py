@@ -172,17 +172,13 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
     tail, most = frozenset(strata["tail"]), config.experiment.decoded
     bare = _bare_prompts(config, taxonomy, items)
     items = by_hash(items)
-    is_tail = [item.markers.get(strata["category"]) in tail for item in items]
-    groups = (
-        [item.id for item, rare in zip(items, is_tail, strict=True) if rare][:most],
-        [item.id for item, rare in zip(items, is_tail, strict=True) if not rare][:most],
-        [item.id for item in items if item.id in bare][:most],
-        [
-            item.id
-            for item in items
-            if any(isinstance(value, int) and value > LEAST for value in item.markers.values())
-        ][:most],
+    kinds = (
+        lambda item: item.markers.get(strata["category"]) in tail,
+        lambda item: item.markers.get(strata["category"]) not in tail,
+        lambda item: item.id in bare,
+        lambda item: any(isinstance(v, int) and v > LEAST for v in item.markers.values()),
     )
+    groups = ([item.id for item in items if kind(item)][:most] for kind in kinds)
     answered = frozenset(id for group in groups for id in group)
     return Asked(answered, bare, _conflicting_prompts(config, taxonomy, items, strata))
 

@@ -13,6 +13,7 @@ for --busy.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -143,28 +144,43 @@ def compare(ours: Ours, theirs: Theirs, rows: int, rounds: int) -> float:
     """
     ids_BxL = prompts(ours.tokenizer, rows)
     both = {"marker_lm": ours, "transformers": theirs}
-    seconds = {name: [] for name in both}
-    for done in range(-1, rounds):  # the first round compiles
-        tokens = []
-        for name, one in both.items():
-            began = time.perf_counter()
-            tokens.append(one.answer(ids_BxL))
-            if done >= 0:
-                seconds[name].append(time.perf_counter() - began)
-        if tokens[0] != tokens[1]:
-            differ = [row for row in range(rows) if tokens[0][row] != tokens[1][row]]
+    ways = {name: functools.partial(one.answer, ids_BxL) for name, one in both.items()}
+    seconds, tokens = take_turns(ways, rounds)
+    for ours_BxT, theirs_BxT in zip(*tokens.values(), strict=True):
+        if ours_BxT != theirs_BxT:
+            differ = [row for row in range(rows) if ours_BxT[row] != theirs_BxT[row]]
             raise SystemExit(f"the tokens of rows {differ} differ; both must be greedy in float32")
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    for name, value in middle.items():
+    for name, times in seconds.items():
+        value = statistics.median(times)
         rate = rows * TOKENS / value
         print(f"| {name} | {rows} | {value / TOKENS * 1e3:.1f} | {rate:.1f} |", flush=True)
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    ratio = middle["transformers"] / middle["marker_lm"]
-    print(
-        f"batch {rows}: {ratio:.2f} times as fast, from {min(ratios):.2f} to {max(ratios):.2f} "
-        f"(bar {BARS[rows]}); load {others():.1f}\n"
-    )
+    ratio, said = compared(seconds)
+    print(f"batch {rows}: {said} (bar {BARS[rows]}); load {others():.1f}\n")
     return ratio
+
+
+def take_turns(ways: dict, rounds: int) -> tuple[dict, dict]:
+    """Calls each way in turn, `rounds` times after a first one that compiles.
+
+    Returns:
+      By name, the seconds of each round, and what each call gave, the first one's too.
+    """
+    seconds, found = ({name: [] for name in ways} for _ in range(2))
+    for done in range(-1, rounds):
+        for name, call in ways.items():
+            began = time.perf_counter()
+            found[name].append(call())
+            if done >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds, found
+
+
+def compared(seconds: dict) -> tuple[float, str]:
+    """How many times as fast the first way is as the second, by medians, and that in words."""
+    first, second = seconds.values()
+    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    ratio = statistics.median(second) / statistics.median(first)
+    return ratio, f"{ratio:.2f} times as fast, from {min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def mixed(ours: Ours, rounds: int) -> float:
@@ -176,29 +192,27 @@ def mixed(ours: Ours, rounds: int) -> float:
 
     tokens_B = np.exp(np.random.default_rng(0).uniform(*np.log([8, 256]), MIXED)).astype(int)
     ids_BxL = prompts(ours.tokenizer, MIXED)
+
+    def answer(refill: bool):
+        answers = ours.answers(ids_BxL, tokens_B)
+        steps = ours.work_off(answers, SLOTS, refill)
+        return steps, [list(answer.text.ids) for answer in answers]
+
     ways = {"slots refilled": True, "one batch after another": False}
-    seconds = {name: [] for name in ways}
-    texts, steps = {}, {}
-    for done in range(-1, rounds):
-        for name, refill in ways.items():
-            answers = ours.answers(ids_BxL, tokens_B)
-            began = time.perf_counter()
-            steps[name] = ours.work_off(answers, SLOTS, refill)
-            if done >= 0:
-                seconds[name].append(time.perf_counter() - began)
-            texts[name] = [list(answer.text.ids) for answer in answers]
-    assert [len(ids) for ids in texts["slots refilled"]] == tokens_B.tolist()
-    same = sum(a == b for a, b in zip(*texts.values(), strict=True))
+    calls = {name: functools.partial(answer, refill) for name, refill in ways.items()}
+    seconds, found = take_turns(calls, rounds)
     print(f"| {MIXED} prompts, 8 to 256 new tokens, {SLOTS} slots | seconds | tokens/s | steps |")
     print("|---|---|---|---|")
-    middle = {name: statistics.median(times) for name, times in seconds.items()}
-    for name, value in middle.items():
-        print(f"| {name} | {value:.1f} | {tokens_B.sum() / value:.1f} | {steps[name]} |")
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    ratio = middle["one batch after another"] / middle["slots refilled"]
+    for name, times in seconds.items():
+        value = statistics.median(times)
+        print(f"| {name} | {value:.1f} | {tokens_B.sum() / value:.1f} | {found[name][-1][0]} |")
+    refilled, batched = (calls[-1][1] for calls in found.values())
+    assert [len(ids) for ids in refilled] == tokens_B.tolist()
+    same = sum(a == b for a, b in zip(refilled, batched, strict=True))
+    ratio, said = compared(seconds)
     print(
-        f"{ratio:.2f} times as fast with refill, from {min(ratios):.2f} to {max(ratios):.2f} (bar "
-        f"{REFILL_BAR}); {same} of {MIXED} texts the same; load {others():.1f}"
+        f"{said} with refill (bar {REFILL_BAR}); {same} of {MIXED} texts the same; "
+        f"load {others():.1f}"
     )
     return ratio
 
@@ -215,13 +229,8 @@ def economy(folder: str, rounds: int) -> None:
     for rows in BARS:
         made = {name: Ours(folder, **kind) for name, kind in kinds.items()}
         ids_BxL = prompts(next(iter(made.values())).tokenizer, rows)
-        seconds = {name: [] for name in made}
-        for done in range(-1, rounds):
-            for name, one in made.items():
-                began = time.perf_counter()
-                one.answer(ids_BxL)
-                if done >= 0:
-                    seconds[name].append(time.perf_counter() - began)
+        ways = {name: functools.partial(one.answer, ids_BxL) for name, one in made.items()}
+        seconds, _ = take_turns(ways, rounds)
         for name, times in seconds.items():
             print(f"| {name} | {rows} | {statistics.median(times) / TOKENS * 1e3:.1f} |")
 
