@@ -6,7 +6,7 @@ settings. --data is the public data file (JSONL, a JSON list, CSV, Parquet). Ans
 --answers, lines of {"prompt" or "id", "text", ...} as `marker-lm decode` and `score` write them; or
 from a model, --workdir, that answers first; or, with neither, they stand in the data file. What has
 no score is counted with its reason. With --out the table goes to DIR/result.json, each score to
-DIR/rows.jsonl and the answers of a model to DIR/answers.jsonl.
+DIR/rows.jsonl and the answers of a model to DIR/answers.jsonl, from which a killed command goes on.
 
   marker-lm benchmark --about ifeval
   marker-lm benchmark ifeval --data=ifeval.jsonl --answers=answers.jsonl
@@ -14,10 +14,14 @@ DIR/rows.jsonl and the answers of a model to DIR/answers.jsonl.
   marker-lm benchmark language_confusion --data=outputs/command-r.csv --set words=words.txt
 """
 
+import dataclasses
 import json
 import sys
+import tempfile
 
-from marker_lm.cli.common import ConfigError
+from etils import epath
+
+from marker_lm.cli.common import ConfigError, find_step
 from marker_lm.cli.levers import add_levers, read_controls
 
 
@@ -39,6 +43,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--taxonomy", help="of the markers in --answers, to check their units")
     parser.add_argument("--out", metavar="DIR", help="folder for the result")
+    parser.add_argument("--overwrite", action="store_true", help="begin the answers in --out anew")
     add_levers(parser)
     parser.add_argument("--step", type=int, help="of the checkpoint; the newest by default")
     parser.add_argument("--batch", type=int, help="rows decoded together")
@@ -123,23 +128,31 @@ def _given(args, benchmark, items):
 
 def _decoded(args, benchmark, items, controls):
     """Items with a model's answers, and notes."""
+    from marker_lm.decoding.job import Job, hash_rows
     from marker_lm.decoding.load import load_engine
     from marker_lm.decoding.sampling import Sampling
     from marker_lm.evaluation.benchmarks.run import decode
 
-    engine, _ = load_engine(args.workdir, args.step, batch=args.batch)
+    step = find_step(args)
+    engine, _ = load_engine(args.workdir, step, batch=args.batch)
     engine.check(controls)
     pinned = controls.pinned | {c: v for item in items for c, v in item.pins.items()}
     notes = _warnings(benchmark, engine.taxonomy, pinned)
-    sampling = Sampling(
-        temperature=args.temperature,
-        top_p=args.top_p,
-        max_tokens=args.max_tokens,
-        seed=args.seed,
-    )
-    answers = list(decode(benchmark, engine, items, controls, sampling))
+    options = ("temperature", "top_p", "max_tokens", "seed")
+    sampling = Sampling(**{name: getattr(args, name) for name in options})
+    about = ("workdir", *options, "pin", "ban", "ask", "allow_unseen")
+    settings = {name: getattr(args, name) for name in about} | {
+        "step": step,
+        "benchmark": [benchmark.name, dataclasses.asdict(benchmark)],
+        "rows": hash_rows([item.prompt, item.facts, item.pins] for item in items),
+    }
+    with tempfile.TemporaryDirectory() as nowhere:
+        out = epath.Path(args.out or nowhere) / "answers.jsonl"
+        with Job(out, settings, len(items), args.overwrite) as job:
+            decode(benchmark, engine, items, controls, sampling, job)
+        answers = list(job.results())
     if args.out:
-        _write(args.out, "answers.jsonl", (json.dumps(a, ensure_ascii=False) for a in answers))
+        print(out)
     return list(zip(items, answers, strict=True)), notes
 
 
@@ -151,8 +164,6 @@ def _warnings(benchmark, taxonomy, pinned) -> list[str]:
 
 
 def _write(folder: str, name: str, lines) -> None:
-    from etils import epath
-
     from marker_lm.data.whole_files import write_whole
 
     path = epath.Path(folder) / name

@@ -48,12 +48,30 @@ def test_a_model_answers_and_a_foreign_unit_is_warned_about(call, data, trained,
     assert second.out.splitlines()[:3] == result.out.splitlines()[1:4]  # the same table
 
 
+def test_a_killed_benchmark_goes_on(call, trained, tmp_path):
+    data = write_rows(tmp_path / "data.jsonl", [{"prompt": p, "max_len": 2} for p in "abc"])
+    out = tmp_path / "out"
+    command = ["benchmark", "length", f"--data={data}", f"--workdir={trained.workdir}"]
+    command += ["--set", UAX, f"--out={out}"]
+    assert call(*command, "--max-tokens=4").code == 0
+    whole = read_jsonl(out / "answers.jsonl")
+    kept = json.dumps(whole[1] | {"text": "kept"})
+    (out / "answers.jsonl").write_text(kept + '\n{"row": 1, "te')
+    assert call(*command, "--max-tokens=4").code == 0
+    assert read_jsonl(out / "answers.jsonl") == [whole[0], json.loads(kept), whole[2]]
+    says = one_sentence(call(*command, "--max-tokens=5"))
+    assert "max_tokens was 4, now 5" in says and "--overwrite" in says
+    assert call(*command, "--max-tokens=5", "--overwrite").code == 0
+
+
 def test_markers_and_likelihoods_of_a_model(call, trained, tmp_path):
     data = write_rows(tmp_path / "data.jsonl", make_rows(10, seed=5))
     for name, head in (("marker_inference", "accuracy"), ("likelihood", "nats_per_token")):
         for more in ((),) if name == "marker_inference" else ((), ("--set", "markers=own")):
             source = [f"--data={data}", f"--workdir={trained.workdir}", "--max-tokens=4"]
-            result = call("benchmark", name, *source, *more, f"--out={tmp_path / name}")
+            result = call(
+                "benchmark", name, *source, *more, "--overwrite", f"--out={tmp_path / name}"
+            )
             assert result.code == 0, result.err
             assert head in result.out
     lines = json.loads((tmp_path / "likelihood" / "result.json").read_text())["lines"]

@@ -12,6 +12,7 @@ from etils import epath
 from marker_lm.data.example import RowError
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.job import Job
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmarks.base import Answer, Benchmark, Item, Line, Row
 from marker_lm.evaluation.benchmarks.records import read_records
@@ -127,17 +128,23 @@ def decode(
     items: Sequence[Item],
     everywhere: Controls,
     sampling: Sampling,
-) -> Iterator[Answer]:
-    """A model's answer to each item, in order; {'error': reason} where it refuses one.
+    job: Job,
+) -> None:
+    """Gives the job a model's answer to each item that has none: {'error': reason} where the model
+    refuses it.
 
     Markers that the benchmark pins go before those of `everywhere`.
+
+    Args:
+      job: open; the first item is its row 1.
     """
     controls = [
         dataclasses.replace(everywhere, pinned={**everywhere.pinned, **item.pins}) for item in items
     ]
-    with Progress(f"decode {benchmark.name}", len(items)) as progress:
-        for start in range(0, len(items), engine.batch):
-            chosen = range(start, min(start + engine.batch, len(items)))
+    left = [row - 1 for row in job.left()]
+    with Progress(f"decode {benchmark.name}", len(items), job.done) as progress:
+        for start in range(0, len(left), engine.batch):
+            chosen = left[start : start + engine.batch]
             refusals = {i: engine.refusal(items[i].prompt, controls[i]) for i in chosen}
             asked = [i for i in chosen if refusals[i] is None]
             found: Sequence[Answer] = []
@@ -148,8 +155,8 @@ def decode(
             answers = dict(zip(asked, found, strict=True))
             for i in chosen:
                 head = {"id": items[i].id, "prompt": items[i].prompt}
-                yield head | dict(answers.get(i, {"error": refusals[i]}))
-            progress.update(chosen.stop)
+                job.add(i + 1, head | dict(answers.get(i, {"error": refusals[i]})))
+            progress.update(job.done)
 
 
 def score_answers(

@@ -6,6 +6,7 @@ import pytest
 
 from marker_lm.data.blocks import SourceError
 from marker_lm.decoding.controls import Controls
+from marker_lm.decoding.job import Job
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmarks.records import read_records
 from marker_lm.evaluation.benchmarks.registry import BENCHMARKS, load_benchmark, settings_help
@@ -75,16 +76,19 @@ def test_answers_find_their_items(tmp_path):
     assert "several answers" in notes[1]
 
 
-def test_a_model_answers_all_that_it_does_not_refuse(tmp_path):
+def test_a_model_answers_what_has_no_answer_and_is_not_refused(tmp_path):
     benchmark = load_benchmark("length", CHARACTERS | {"marker": "characters"})
     rows = limited("one", "much too long a prompt for this parrot to say", "three", "four")
     items, _ = read_items(benchmark, [write_jsonl(tmp_path / "d.jsonl", rows)])
     parrot = Parrot()
     everywhere = Controls(pinned={"lang": "de", "characters": 9})
-    answers = list(decode(benchmark, parrot, items, everywhere, Sampling()))
-    assert [answer.get("text") for answer in answers] == ["one", None, "three", "four"]
+    with Job(tmp_path / "answers.jsonl", {}, len(items)) as job:
+        job.add(3, {"id": "2", "prompt": "three", "text": "of an earlier call"})
+        decode(benchmark, parrot, items, everywhere, Sampling(), job)
+    answers = list(job.results())
+    assert [answer.get("text") for answer in answers] == ["one", None, "of an earlier call", "four"]
     assert answers[1]["error"] == "the prompt is too long"
-    assert parrot.pinned == [{"lang": "de", "characters": 5}] * 3
+    assert parrot.pinned == [{"lang": "de", "characters": 5}] * 2
     assert [answer["id"] for answer in answers] == ["0", "1", "2", "3"]
 
 
