@@ -137,9 +137,9 @@ def control(data: Data, judged: Mapping[str, float]) -> list[dict[str, Any]]:
     ways = {
         "free": "nothing pinned",
         "pinned": "pinned, as the prompt may say",
-        "only pinned": "pinned, the prompt does not name it",
+        "only pinned": "pinned, no sentence names it",
         "conflict": "pinned, the prompt names another value",
-        "hinted": "shown after the prompt but not forced, the prompt does not name it",
+        "hinted": "shown after the prompt but not forced, no sentence names it",
     }
     rows = []
     for category, share in judged.items():
@@ -152,7 +152,7 @@ def control(data: Data, judged: Mapping[str, float]) -> list[dict[str, Any]]:
 def inference(data: Data) -> list[dict[str, Any]]:
     """How often the list that a model writes by itself has the row's own value, and how often it
     copies one that is shown after the prompt."""
-    ways = {"inferred": "all rows", "copied": "the value is shown, the prompt does not name it"}
+    ways = {"inferred": "all rows", "copied": "the value is shown, no sentence names it"}
     metrics = sorted({m for runs in data.values.values() for run in runs.values() for m in run})
     return [
         row

@@ -104,8 +104,8 @@ def answers(subject: Subject) -> Iterator[Record]:
     """Greedy answers, by what is pinned and what the prompt says of it.
 
     - free: nothing is pinned.
-    - pinned: the row's own markers, which the prompt may name, too.
-    - only pinned: the same, and the prompt does not name them.
+    - pinned: the row's own markers, which a sentence of the prompt may name, too.
+    - only pinned: the same, and no sentence names them.
     - hinted: the same, shown after the prompt but not forced in the model's own list.
     - conflict: the prompt names another value.
 
@@ -124,10 +124,11 @@ def answers(subject: Subject) -> Iterator[Record]:
         }
         for item in items
     }
+    plain = {item.id: item.prompt for item in items}
     bare = {item.id: asked.bare[item.id] for item in items if item.id in asked.bare}
     asks = [
-        Ask("free", None, {item.id: item.prompt for item in items}, pinned=False),
-        Ask("pinned", None, {item.id: item.prompt for item in items}),
+        Ask("free", None, plain, pinned=False),
+        *([Ask("pinned", None, plain)] if bare != plain else []),
         Ask("only pinned", None, bare),
         Ask("hinted", None, bare, forced=False),
         *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),

@@ -155,7 +155,8 @@ class Asked:
 
     Attributes:
       answered: ids of those that are answered, too.
-      bare: id -> the prompt without the sentences that name values of markers, where it has some.
+      bare: id -> the prompt without the sentences of `data.rows.named`, where it has some; every
+        prompt where the config has none.
       conflicting: category -> id -> the prompt with a sentence that names another value.
     """
 
@@ -184,6 +185,8 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
 
 
 def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:
+    if not config.data.rows.named:
+        return {item.id: item.prompt for item in items}
     config = ConfigDict(config.to_dict())
     config.data.rows.named = {}
     plain = {i.id: i.prompt for i in heldout_items(config, taxonomy)}

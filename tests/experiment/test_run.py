@@ -8,9 +8,11 @@ import pytest
 
 from marker_lm.__main__ import main
 from marker_lm.cli.common import load_config
+from marker_lm.evaluation.rows import heldout_items
 from marker_lm.experiment.design import ExperimentError, make_design
-from marker_lm.experiment.registration import read_registration, register
+from marker_lm.experiment.registration import ask, read_registration, register
 from marker_lm.experiment.runner import chosen_rate, plan_lines, read_done
+from marker_lm.markers.taxonomy import load_taxonomy
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "configs" / "experiment.py"
@@ -156,6 +158,21 @@ def test_whole_seeds_come_first_and_arms_of_one_seed_last(rows, tmp_path):
         (first, True, 0),
         (first, False, 0),
     ]
+
+
+def test_prompts_that_name_nothing(rows, tmp_path):
+    shares = {"lang": {"en": 0.5, "de": 0.25, "fr": 0.25}}
+    strata = {"category": "domain", "tail": ["Medicine"], "train_shares": shares}
+    for words, named in (("small", True), ("small,unnamed", False)):
+        more = [*OVERRIDES, *globs(rows)]
+        design = make_design(load_config, f"{FILE}:{words}", more, ("markers",), (0,), tmp_path)
+        items = heldout_items(design.reference, load_taxonomy(design.reference.taxonomy))
+        asked = ask(design, items, strata)
+        assert all(("Answer in" in item.prompt) == named for item in items)
+        assert asked.bare.keys() == {item.id for item in items}
+        assert not any("Answer in" in prompt for prompt in asked.bare.values())
+        assert asked.conflicting.keys() == ({"lang"} if named else set())
+        assert len(asked.answered) <= 3 * 2  # head, tail and bare; no number is large enough
 
 
 def test_arms_of_the_config_can_follow_without_other_packing(rows, tmp_path):
