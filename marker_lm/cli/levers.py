@@ -110,6 +110,6 @@ def read_sampling(args, defaults):
     """
     from marker_lm.decoding.sampling import Sampling
 
-    given = {name: getattr(args, name) for name in SAMPLING}
-    chosen = {name: defaults[name] if v is None else v for name, v in given.items()}
-    return Sampling(**chosen, seed=args.seed, stop=tuple(args.stop))
+    asked = {name: getattr(args, name) for name in SAMPLING}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return Sampling.from_config(defaults, **given, seed=args.seed, stop=tuple(args.stop))

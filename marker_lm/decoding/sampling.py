@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,12 @@ class Sampling:
             raise ValueError(f"stop is {self.stop!r}; give a list of texts that are not empty.")
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_ids", tuple(self.stop_ids))
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any], **given) -> "Sampling":
+        """As a config's section `decode` says, but for what is given."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: section[name] for name in names if name in section} | given)
 
 
 def row_seed(seed: int, number: int) -> int:

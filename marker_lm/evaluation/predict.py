@@ -51,7 +51,7 @@ def predict(
       pins: pinned markers of each item.
       sizes: how long each answer is likely to be, in any unit: rows that end together are decoded
         together, so that few steps are wasted.
-      sampling: greedy, usually.
+      sampling: of all answers.
       path: JSONL file of this arm and setting.
       title: for the progress line.
       version: names the parameters; answers of another version are made again.

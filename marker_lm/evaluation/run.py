@@ -57,7 +57,7 @@ def evaluate(
     engines = {arm: _load(arm, workdir, config.decode.batch) for arm, workdir in arms.items()}
     benchmark = _fitting(benchmark, engines.values(), config.seed, log)
     items = benchmark.items
-    sampling = Sampling(max_tokens=config.decode.max_tokens)
+    sampling = Sampling.from_config(config.decode)
     own = [own_levers(benchmark, item) for item in items]
     asked = [moved_levers(benchmark, item, config.seed) for item in items]
     settings = {"inferred": [{}] * len(items), "pinned": own, "moved": asked}
@@ -129,7 +129,7 @@ def _guidance(engine: Engine, dev: Benchmark, test: Benchmark, config, folder, v
             engine, items, pins, sizes, sampling, version=version, guidance=guidance, **where
         )
 
-    sampling = Sampling(max_tokens=config.decode.max_tokens)
+    sampling = Sampling.from_config(config.decode)
     rows = (min(DEV_ROWS, config.eval.rows), min(TEST_ROWS, config.eval.rows))
     return guidance_curves(engine, dev, test, decode, config.seed, rows=rows)
 

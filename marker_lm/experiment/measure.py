@@ -101,7 +101,7 @@ def likelihood(subject: Subject) -> Iterator[Record]:
 
 
 def answers(subject: Subject) -> Iterator[Record]:
-    """Greedy answers, by what is pinned and what the prompt says of it.
+    """Answers as the config decodes, by what is pinned and what the prompt says of it.
 
     - free: nothing is pinned.
     - pinned: the row's own markers, which a sentence of the prompt may name, too.
@@ -133,7 +133,7 @@ def answers(subject: Subject) -> Iterator[Record]:
         Ask("hinted", None, bare, forced=False),
         *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),
     ]
-    sampling = Sampling(max_tokens=subject.config.decode.max_tokens)
+    sampling = Sampling.from_config(subject.config.decode)
     for one in asks:
         rows = [item for item in items if item.id in one.prompts]
         wanted = [
@@ -259,4 +259,4 @@ def samples(
     }
     opened = [dataclasses.replace(i, open=open_values) for i in items if _fits(engine, i)]
     benchmark = Benchmark(opened, {}, checks)
-    return lever_samples(benchmark, engine, Sampling(max_tokens=config.decode.max_tokens), most)
+    return lever_samples(benchmark, engine, Sampling.from_config(config.decode), most)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ml_collections import ConfigDict
 
 from marker_lm.decoding.sampling import (
     Sampling,
@@ -98,6 +99,12 @@ def test_filters_against_numpy(row, top_k, top_p):
 
 def test_greedy_is_the_argmax():
     assert next_tokens(LOGITS, [Sampling(), Sampling(top_k=2, top_p=0.5)]) == [0, 3]
+
+
+def test_a_config_says_how_to_sample():
+    section = ConfigDict({"batch": 8, "temperature": 0.5, "top_p": 0.9, "max_tokens": 7})
+    found = Sampling.from_config(section, max_tokens=9, seed=3)
+    assert found == Sampling(temperature=0.5, top_p=0.9, max_tokens=9, seed=3)
 
 
 def draws(sampling, n=4000):
