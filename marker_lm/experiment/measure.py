@@ -101,7 +101,7 @@ def likelihood(subject: Subject) -> Iterator[Record]:
 
 
 def answers(subject: Subject) -> Iterator[Record]:
-    """Answers as the config decodes, by what is pinned and what the prompt says of it.
+    """Answers, by what is pinned and what the prompt says of it.
 
     - free: nothing is pinned.
     - pinned: the row's own markers, which a sentence of the prompt may name, too.
@@ -133,7 +133,6 @@ def answers(subject: Subject) -> Iterator[Record]:
         Ask("hinted", None, bare, forced=False),
         *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),
     ]
-    sampling = Sampling.from_config(subject.config.decode)
     for one in asks:
         rows = [item for item in items if item.id in one.prompts]
         wanted = [
@@ -144,7 +143,7 @@ def answers(subject: Subject) -> Iterator[Record]:
             dataclasses.replace(pin_levers(engine, pin if one.pinned else {}), forced=one.forced)
             for pin in wanted
         ]
-        results = engine.generate([one.prompts[i.id] for i in rows], controls, sampling)
+        results = engine.generate([one.prompts[i.id] for i in rows], controls, asked.sampling)
         for item, pin, result in zip(rows, wanted, results, strict=True):
             if one.way == "free":
                 right = result.text.strip() == item.key.strip()
@@ -248,10 +247,11 @@ def samples(
     workdir: epath.PathLike,
     items: Sequence[Item],
     open_values: Mapping[str, Sequence[str]],
+    sampling: Sampling,
     most: int,
 ) -> list[dict[str, Any]]:
     """Prompts with one lever moved through some of its values, for the report."""
-    engine, config = load_engine(workdir)
+    engine, _ = load_engine(workdir)
     checks = {
         category: lambda text, asked, check=check: check(text)
         for category, check in make_checks(engine.taxonomy).items()
@@ -259,4 +259,4 @@ def samples(
     }
     opened = [dataclasses.replace(i, open=open_values) for i in items if _fits(engine, i)]
     benchmark = Benchmark(opened, {}, checks)
-    return lever_samples(benchmark, engine, Sampling.from_config(config.decode), most)
+    return lever_samples(benchmark, engine, sampling, most)

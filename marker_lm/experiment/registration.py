@@ -14,6 +14,7 @@ from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.strata import make_strata
 from marker_lm.data.cache import read_manifest
 from marker_lm.data.whole_files import write_whole
+from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmark import Item, by_hash, choose_items
 from marker_lm.evaluation.rows import heldout_items
 from marker_lm.experiment.checks import LEAST
@@ -158,11 +159,13 @@ class Asked:
       bare: id -> the prompt without the sentences of `data.rows.named`, where it has some; every
         prompt where the config has none.
       conflicting: category -> id -> the prompt with a sentence that names another value.
+      sampling: of the answers.
     """
 
     answered: frozenset[str]
     bare: Mapping[str, str]
     conflicting: Mapping[str, Mapping[str, str]]
+    sampling: Sampling = Sampling()
 
 
 def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Asked:
@@ -181,7 +184,8 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
     )
     groups = ([item.id for item in items if kind(item)][:most] for kind in kinds)
     answered = frozenset(id for group in groups for id in group)
-    return Asked(answered, bare, _conflicting_prompts(config, taxonomy, items, strata))
+    conflicting = _conflicting_prompts(config, taxonomy, items, strata)
+    return Asked(answered, bare, conflicting, Sampling.from_config(config.decode))
 
 
 def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:

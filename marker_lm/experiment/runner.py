@@ -69,7 +69,8 @@ class Runner:
         }
         folder = self.design.main("markers", None)[0].folder
         items = [item for item in self.test if item.id in self.asked.answered]
-        return in_process(_samples, folder, items, values, self.design.reference.eval.samples)
+        most = self.design.reference.eval.samples
+        return in_process(_samples, folder, items, values, self.asked.sampling, most)
 
     def _do(self, run: Run) -> None:
         done = read_done(run)

@@ -8,6 +8,7 @@ import pytest
 
 from marker_lm.__main__ import main
 from marker_lm.cli.common import load_config
+from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.rows import heldout_items
 from marker_lm.experiment.design import ExperimentError, make_design
 from marker_lm.experiment.registration import ask, read_registration, register
@@ -172,6 +173,7 @@ def test_prompts_that_name_nothing(rows, tmp_path):
         assert asked.bare.keys() == {item.id for item in items}
         assert not any("Answer in" in prompt for prompt in asked.bare.values())
         assert asked.conflicting.keys() == ({"lang"} if named else set())
+        assert asked.sampling == Sampling(max_tokens=4)  # as TINY says
         assert len(asked.answered) <= 3 * 2  # head, tail and bare; no number is large enough
 
 
