@@ -92,6 +92,7 @@ class Runner:
         else:
             path = run.folder / RECORDS
             in_process(_measure, run.folder, self.test, self.asked, path)
+            facts["sampling"] = str(self.asked.sampling)
         facts |= {
             "registered": self.registered,
             "rate": run.rate,
@@ -101,11 +102,13 @@ class Runner:
 
     def _check(self, run: Run, done: dict[str, Any]) -> None:
         wanted = {"registered": self.registered, "rate": run.rate, "steps": run.steps}
+        if not run.sweep:
+            wanted["sampling"] = str(self.asked.sampling)
         for key, value in wanted.items():
-            if done[key] != value:
+            if done.get(key) != value:
                 raise ExperimentError(
-                    f"{run.folder} holds a finished run with {key}={done[key]}, not {value}; use a "
-                    "new workdir."
+                    f"{run.folder} holds a finished run with {key}={done.get(key)}, not {value}; "
+                    "use a new workdir."
                 )
 
 

@@ -119,6 +119,11 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     assert main([*command, "--arms=markers", "--seeds=0,1", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("# 4 of 6 runs done")
 
+    # Answers that were sampled in another way are not compared.
+    warm = "--config.decode.temperature=0.5"
+    assert main([*command, "--arms=markers", "--seeds=0", warm]) == 2
+    assert "Sampling(temperature=0.0" in capsys.readouterr().err
+
     # An arm that needs other packing is refused: it is not what was registered.
     assert main([*command, "--arms=markers,dropout_0_50", "--seeds=0"]) == 2
     assert "was registered on" in capsys.readouterr().err
