@@ -131,6 +131,20 @@ def test_the_temporary_folder_is_its_own(tmp_path):
     assert not os.path.exists(path)
 
 
+def test_what_is_mounted_below_the_temporary_folder_leaves_that_its_own():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        shown = os.path.join(folder, "shown")
+        os.mkdir(shown)
+        with open(os.path.join(shown, "a"), "w") as f:
+            f.write("seen")
+        code = f"print(open('{shown}/a').read()); open('/tmp/b', 'w'); open('{shown}/b', 'w')"
+        step = Step([sys.executable, "-c", code], 60)
+        [found] = run_sandboxed({}, [step], mounts=[*PYTHON.mounts, shown])
+        assert found.stdout == "seen\n"
+        assert verdict(found) == ("contained", "files") and f"{shown}/b" in found.stderr
+        assert os.listdir(folder) == ["shown"] and os.listdir(shown) == ["a"]
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -107,6 +107,11 @@ def build_root(job: dict, owner: int) -> None:
         if os.path.exists(f"/etc/{name}"):
             bind(f"/etc/{name}", f"/etc/{name}")
             make_read_only(f"{root}/etc/{name}")
+    os.mkdir(root + FOLDER)
+    size = f"size={job['folder_bytes']},nr_inodes={job['files']},mode=755"
+    mount("tmpfs", root + FOLDER, "tmpfs", MS_NOSUID | MS_NODEV, size)
+    os.mkdir(f"{root}{FOLDER}/tmp")
+    bind(f"{root}{FOLDER}/tmp", "/tmp")  # before what the job may see, which may lie below it
     for path, source in sorted(sources.items()):
         bind(f"/proc/self/fd/{source}", path)
         make_read_only(root + path)
@@ -118,13 +123,9 @@ def build_root(job: dict, owner: int) -> None:
         with open(f"{root}/etc/{name}", "w") as f:
             tail = f"::{FOLDER}:/bin/false" if name == "passwd" else ""
             f.write(f"nobody:x:{NOBODY}:{NOBODY}{tail}\n" if tail else f"nogroup:x:{NOBODY}:\n")
-    for name in ("/proc", FOLDER, "/old"):
+    for name in ("/proc", "/old"):
         os.mkdir(root + name)
-    if not os.path.exists(f"{root}/tmp"):  # something may be mounted below it
-        os.symlink(f"{FOLDER}/tmp", f"{root}/tmp")
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    size = f"size={job['folder_bytes']},nr_inodes={job['files']},mode=755"
-    mount("tmpfs", root + FOLDER, "tmpfs", MS_NOSUID | MS_NODEV, size)
     number = SYS_PIVOT_ROOT.get(platform.machine())
     if number is None:
         raise SetupError(f"changing the root folder: not known for {platform.machine()}")
