@@ -5,10 +5,13 @@
     marker-lm train --config=configs/experiment.py:shuffled,/data/mix --workdir=/tmp/shuffled
 
 The argument is a list of words in any order: an arm, a size (small, scratch, smollm2), a folder of
-rows as in configs/mix.py, and `unnamed`: prompts that name no language stay as they are, so that
-the marker alone says it and a baseline can only guess. An arm is what it changes in `markers`,
-below; all else is the same: rows, their order, steps, seeds, and a loss that is divided by the
-tokens of answers.
+rows as in configs/mix.py, and
+- `unnamed`: prompts that name no language stay as they are, so that the marker alone says it and a
+  baseline can only guess;
+- `paragraphs`: lists end with the number of paragraphs, a field of the rows, which a model infers
+  from the number of words that is asked for, and counts more easily.
+An arm is what it changes in `markers`, below; all else is the same: rows, their order, steps,
+seeds, and a loss that is divided by the tokens of answers.
 """
 
 from configs import mix, smollm2
@@ -43,17 +46,17 @@ ARMS = {
     "dropout_70_50": {"markers.example_dropout": 0.7},
 }
 SIZES = ("small", "scratch", "smollm2")
-UNNAMED = "unnamed"
+UNNAMED, PARAGRAPHS = WORDS = ("unnamed", "paragraphs")
 ONCE = ("completion_only", "prompt_only", "no_list_loss")
 
 
 def get_config(arg: str = ""):
-    """`arg` is words between commas: an arm of ARMS, a size of SIZES, `unnamed`, a folder; all
+    """`arg` is words between commas: an arm of ARMS, a size of SIZES, WORDS, a folder; all
     optional."""
     words = [word for word in arg.split(",") if word]
     arms = [word for word in words if word in ARMS]
     sizes = [word for word in words if word in SIZES]
-    folders = [word for word in words if word not in (*ARMS, *SIZES, UNNAMED)]
+    folders = [word for word in words if word not in (*ARMS, *SIZES, *WORDS)]
     if max(map(len, (arms, sizes, folders))) > 1:
         raise ValueError(f"'{arg}' names two arms, two sizes or two folders (arms: {list(ARMS)}).")
     folder, size = (folders or ["data/mix"])[0], (sizes or ["scratch"])[0]
@@ -68,6 +71,10 @@ def get_config(arg: str = ""):
         c.data.rows.named_where = {"source": ("tatoeba", "nusax", "tldr-pages", "exercism")}
     # The number of words is a lever, too, and lengths come last: they may follow from all the rest.
     levers = ("domain", "task", "lang", "code_type", "format", "length_bucket", "length_tokens")
+    if PARAGRAPHS in words:
+        levers += (PARAGRAPHS,)
+        with c.data.rows.ignore_type():
+            c.data.rows.markers[PARAGRAPHS] = PARAGRAPHS
     c.markers.update(prompt_side=levers, completion_side=levers)
     c.plan_arms = ()  # `marker-lm experiment` fills in what its arms need
     # One language has 71 % of the rows, and all others would be tail; the paper splits domains.

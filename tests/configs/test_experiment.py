@@ -233,3 +233,12 @@ def test_prompts_are_told_the_language_or_not():
     unnamed = load_config(f"{FILE}:scratch,unnamed,shuffled,data", [])
     assert not unnamed.data.rows.named and unnamed.arm == "shuffled"
     assert unnamed.data.tasks.mix.train == "data/train*.jsonl.gz"
+
+
+def test_lists_may_end_with_the_number_of_paragraphs():
+    config = load_config(f"{FILE}:scratch,paragraphs,data", [])
+    setup = make_setup(config, TAXONOMY, ByteTokenizer())
+    assert setup.layout.completion_side[-2:] == ("length_tokens", "paragraphs")
+    assert config.data.rows.markers.paragraphs == "paragraphs"
+    plain = make_setup(load_config(f"{FILE}:scratch,data", []), TAXONOMY, ByteTokenizer())
+    assert "paragraphs" not in plain.layout.completion_side
