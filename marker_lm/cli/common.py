@@ -62,6 +62,8 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
 def load_config(file: str, overrides: list[str]) -> ConfigDict:
     """The locked config of a file, with `--config.key=value` overrides checked by type.
 
+    Of several overrides of a key the last one counts.
+
     Raises ConfigError: a missing file, one that fails (with its line), an unknown key (with the
     nearest one), a value of another type.
     """
@@ -83,7 +85,7 @@ def load_config(file: str, overrides: list[str]) -> ConfigDict:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         place = ":".join(map(str, [path, *lines[-1:]]))
         raise ConfigError(f"{place}: {type(error).__name__}: {_one_line(error)}") from error
-    known = list(_keys(config))
+    known, last = list(_keys(config)), {}  # key -> override: the parser would join two tuples
     for override in overrides:
         key = override.removeprefix("--config.").split("=", 1)[0]
         if "=" not in override:
@@ -92,8 +94,9 @@ def load_config(file: str, overrides: list[str]) -> ConfigDict:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"see {path} for those it has."
             raise ConfigError(f"the config has no key '{key}'; {hint}")
+        last[key] = override
     try:
-        return _parse([f"--config={file}", *overrides])
+        return _parse([f"--config={file}", *last.values()])
     except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(f"an override has the wrong type: {_one_line(error)}") from None
 

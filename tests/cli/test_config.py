@@ -32,6 +32,12 @@ def test_overrides_are_typed():
         config.train.bach = 3
 
 
+def test_of_several_overrides_of_a_key_the_last_one_counts():
+    overrides = ["--config.seed=1", "--config.plan_arms=('markers',)"]
+    config = load_config(str(CONFIG), [*overrides, "--config.plan_arms=('baseline',)"])
+    assert tuple(config.plan_arms) == ("baseline",) and config.seed == 1
+
+
 def test_one_call_leaves_nothing_for_the_next():
     load_config(str(CONFIG), ["--config.seed=7"])
     assert load_config(str(CONFIG), []).seed == 0
