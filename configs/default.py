@@ -160,6 +160,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "temperature": 0.0,
             "top_k": 0,
             "top_p": 1.0,
+            "repetition_penalty": 1.0,  # over 1: against tokens that an answer has already
             "marker_temperature": 0.0,
             "max_tokens": 256,
         }

@@ -2,7 +2,14 @@
 
 from marker_lm.cli.common import add_workdir, find_step
 
-SAMPLING = ("temperature", "top_k", "top_p", "marker_temperature", "max_tokens")
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "marker_temperature",
+    "max_tokens",
+)
 
 
 def add_engine(parser) -> None:
@@ -94,6 +101,9 @@ def add_sampling(parser) -> None:
     parser.add_argument("--temperature", type=float, help="0 is greedy; the config's by default")
     parser.add_argument("--top-k", type=int, help="keep the k likeliest tokens; 0 keeps all")
     parser.add_argument("--top-p", type=float, help="keep the nucleus of this probability")
+    parser.add_argument(
+        "--repetition-penalty", type=float, metavar="P", help="against repeated tokens; 1 is none"
+    )
     parser.add_argument("--marker-temperature", type=float, help="of the list of markers")
     parser.add_argument("--max-tokens", type=int, help="of an answer")
     parser.add_argument(

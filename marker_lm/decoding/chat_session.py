@@ -31,6 +31,7 @@ COMMANDS = {
     "temperature": "NUMBER of the text; 0 is greedy",
     "top_k": "NUMBER of likeliest tokens that are kept; 0 keeps all",
     "top_p": "NUMBER: the nucleus that is kept",
+    "repetition_penalty": "NUMBER against repeated tokens; 1 is none",
     "max_tokens": "NUMBER of an answer",
     "seed": "NUMBER of the next answer",
     "reset": "forgets the conversation; the levers stay",
@@ -38,7 +39,7 @@ COMMANDS = {
     "help": "shows this",
     "quit": "ends the session",
 }
-SETTINGS = ("temperature", "top_k", "top_p", "max_tokens", "seed")
+SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty", "max_tokens", "seed")
 _OF_CATEGORY = ("set", "free", "ban", "ask", "sweep")
 
 
@@ -207,8 +208,8 @@ class ChatSession:
         yield Said(f"{what} is guided with weight {number:g}" if number != 1 else "no guidance")
 
     def _change(self, name: str, rest: str) -> Iterator[Event]:
-        kind = float if name in ("temperature", "top_p") else int
-        value = _number(rest, kind, name, "0.7" if kind is float else "40")
+        kind = int if isinstance(getattr(Sampling(), name), int) else float
+        value = _number(rest, kind, name, "40" if kind is int else "1.0")
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         yield Said(f"{name} is {value}")
 

@@ -45,7 +45,7 @@ class JobMemory:
 
     Attributes:
       weights, cache: exact.
-      logits: those kept between steps, and those of a step, float32.
+      logits: those kept between steps, and those of a step, float32; and the tokens that were seen.
       temporaries: the largest arrays that live at once beside them, by formula.
       have: what the device has; None where nothing says so.
     """
@@ -80,11 +80,11 @@ def job_memory(config: ModelConfig, mesh, job: Job) -> JobMemory:
       ShardingError: the model can't be laid out on the mesh.
     """
     tensor = math.prod(mesh.shape[axis] for axis in RULES["vocab"])
-    logits = 4 * _local(job.rows, mesh) * -(-config.vocab // tensor)
+    tokens = _local(job.rows, mesh) * -(-config.vocab // tensor)
     return JobMemory(
         weights=device_bytes(laid_out_decoding(config, mesh, job.weights)),
         cache=device_bytes(laid_out_cache(config, mesh, job.rows, job.size, job.cache)),
-        logits=2 * logits,
+        logits=2 * 4 * tokens + tokens,
         temporaries=max(
             _of_step(config, mesh, job, tensor), _of_prompts(config, mesh, job, tensor)
         ),

@@ -78,4 +78,4 @@ class Programs:
 
 
 def fit(state: State, size: int) -> State:
-    return State(with_size(state.cache, size), state.logits_RxV)
+    return state._replace(cache=with_size(state.cache, size))

@@ -3,7 +3,8 @@
 A row is {"prompt"} or {"messages"}, and may have
   markers: {category: value} to pin
   ban, ask: [category]
-  sampling: {temperature, top_k, top_p, marker_temperature, max_tokens, seed, stop}
+  sampling: {temperature, top_k, top_p, repetition_penalty, marker_temperature, max_tokens, seed,
+    stop}
   guidance: a weight, or {weight, categories: [category], against: {markers, ban, ask}}
   id: copied to its answer
 What it says goes before what holds for all rows, category by category and setting by setting.
@@ -123,6 +124,7 @@ _NUMBERS = {
     "temperature": (int, float),
     "top_k": int,
     "top_p": (int, float),
+    "repetition_penalty": (int, float),
     "marker_temperature": (int, float),
     "max_tokens": int,
     "seed": int,

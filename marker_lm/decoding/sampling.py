@@ -19,6 +19,8 @@ class Sampling:
       temperature: 0 is greedy.
       top_k: keep this many of the likeliest tokens; 0 keeps all.
       top_p: keep the smallest set of likeliest tokens that holds this probability; 1 keeps all.
+      repetition_penalty: makes tokens less likely that the answer has already, see `penalize`; 1 is
+        none. The prompt does not count: what it says may be said again.
       marker_temperature: of the marker block.
       max_tokens: of the answer, marker block not counted.
       seed: of every random choice of the row, which depends on nothing else of the job.
@@ -32,6 +34,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0
     marker_temperature: float = 0.0
     max_tokens: int = 256
     seed: int = 0
@@ -44,6 +47,10 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be over 0 and at most 1.")
+        if not 1 <= self.repetition_penalty < math.inf:
+            raise ValueError(
+                f"repetition_penalty is {self.repetition_penalty}; it must be 1 (none) or more."
+            )
         for name, least in (("top_k", 0), ("max_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
@@ -73,7 +80,7 @@ class Settings(NamedTuple):
     """The `Sampling` of B rows as arrays.
 
     key_Bx2: uint32, `key_words`.
-    temperature_B, top_p_B: float32.
+    temperature_B, top_p_B, penalty_B: float32.
     top_k_B: int32.
     """
 
@@ -81,6 +88,7 @@ class Settings(NamedTuple):
     temperature_B: jax.Array
     top_k_B: jax.Array
     top_p_B: jax.Array
+    penalty_B: jax.Array
 
 
 def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> jax.Array:
@@ -96,7 +104,7 @@ def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> ja
       settings: of the rows.
     """
     greedy_B = likeliest(logits_BxV)
-    temperature_B, top_k_B, top_p_B = settings[1:]
+    _, temperature_B, top_k_B, top_p_B, _ = settings
 
     def drawn():
         keys_B = jax.random.wrap_key_data(settings.key_Bx2, impl="threefry2x32")
@@ -113,6 +121,14 @@ def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> ja
         return jnp.where(temperature_B > 0, token_B, greedy_B)
 
     return jax.lax.cond(jnp.any(temperature_B > 0), drawn, lambda: greedy_B)
+
+
+def penalize(logits_BxV: jax.Array, seen_BxV: jax.Array, penalty_B: jax.Array) -> jax.Array:
+    """Logits where those of tokens that were seen are divided by the penalty if they are above 0,
+    else multiplied by it (Keskar et al. 2019, section 4.1, as it is commonly implemented)."""
+    penalty_Bx1 = penalty_B[:, None]
+    lower_BxV = jnp.where(logits_BxV > 0, logits_BxV / penalty_Bx1, logits_BxV * penalty_Bx1)
+    return jnp.where(seen_BxV, lower_BxV, logits_BxV)
 
 
 def likeliest(logits_BxV: jax.Array) -> jax.Array:

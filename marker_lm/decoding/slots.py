@@ -198,6 +198,7 @@ class Slots:
             np.zeros(G, np.float32),
             np.zeros(G, np.int32),
             np.ones(G, np.float32),
+            np.ones(G, np.float32),
         )
         asked = Answers(
             np.zeros(G, bool),
@@ -216,6 +217,7 @@ class Slots:
             settings.temperature_B[slot] = answer.sampling.temperature
             settings.top_k_B[slot] = answer.sampling.top_k
             settings.top_p_B[slot] = answer.sampling.top_p
+            settings.penalty_B[slot] = answer.sampling.repetition_penalty
         return asked
 
     def _fit(self, need: int) -> None:

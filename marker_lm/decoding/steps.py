@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marker_lm.decoding.sampling import Settings, sample
+from marker_lm.decoding.sampling import Settings, penalize, sample
 from marker_lm.model.cache import KVCache, init_cache, put_rows
 from marker_lm.model.config import ModelConfig
 from marker_lm.model.transformer import Transformer, head_logits, head_table
@@ -22,10 +22,12 @@ class State(NamedTuple):
 
     cache: of R rows.
     logits_RxV: float32, after the last token of each row.
+    seen_RxV: bool, which tokens the row's text has.
     """
 
     cache: KVCache
     logits_RxV: jax.Array
+    seen_RxV: jax.Array
 
 
 class Feed(NamedTuple):
@@ -111,20 +113,22 @@ def extend(config: ModelConfig, params, cache: KVCache, tokens_BxL, real_BxL):
 def empty(config: ModelConfig, dtype, rows: int, size: int) -> State:
     """Slots without rows and a cache of `size` tokens a row; `dtype` None is the compute dtype."""
     cache = init_cache(config, rows, size, dtype)
-    return State(cache, jnp.zeros((rows, config.vocab), jnp.float32))
+    shape = rows, config.vocab
+    return State(cache, jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool))
 
 
 def read(config: ModelConfig, dtype, params, tokens_PxL, real_PxL) -> State:
     """Rows with prompts of up to L tokens in a cache of that size."""
     cache = init_cache(config, *tokens_PxL.shape, dtype)
     logits_PxV, cache = extend(config, params, cache, tokens_PxL, real_PxL)
-    return State(cache, logits_PxV)
+    return State(cache, logits_PxV, jnp.zeros(logits_PxV.shape, bool))
 
 
 def put(state: State, rows: State, at_P) -> State:
     """Puts rows into slots; see `put_rows`."""
     logits_RxV = state.logits_RxV.at[at_P].set(rows.logits_RxV, mode="drop")
-    return State(put_rows(state.cache, rows.cache, at_P), logits_RxV)
+    seen_RxV = state.seen_RxV.at[at_P].set(rows.seen_RxV, mode="drop")
+    return State(put_rows(state.cache, rows.cache, at_P), logits_RxV, seen_RxV)
 
 
 def write(
@@ -177,7 +181,9 @@ def write(
         feeding_R = t < feed.count_R
         ready_G = ~done_G & ~feeding_R.reshape(R // G, G).any(0)
         logits_GxV = guided(state.logits_RxV)
-        token_G = sample(jnp.where(text_V, logits_GxV, -jnp.inf), drawn_G, answers.settings)
+        allowed_GxV = jnp.where(text_V, logits_GxV, -jnp.inf)
+        allowed_GxV = penalize(allowed_GxV, state.seen_RxV[:G], answers.settings.penalty_B)
+        token_G = sample(allowed_GxV, drawn_G, answers.settings)
         chosen_G = jnp.take_along_axis(logits_GxV, token_G[:, None], axis=1)[:, 0]
         log_p_G = chosen_G - jax.nn.logsumexp(logits_GxV, axis=1)
         place_G = jnp.where(ready_G, drawn_G - answers.drawn_G, T)  # T is past the end: dropped
@@ -187,6 +193,8 @@ def write(
             written.count_G + ready_G,
             t + 1,
         )
+        new_G = jnp.where(ready_G, token_G, config.vocab)
+        seen_RxV = state.seen_RxV.at[jnp.arange(G), new_G].set(True, mode="drop")
         drawn_G = drawn_G + ready_G
         ended_G = jnp.isin(token_G, jnp.asarray(ends)) | (drawn_G >= answers.most_G)
         done_G = done_G | (ready_G & ended_G)
@@ -194,7 +202,7 @@ def write(
         real_R = feeding_R | rows(ready_G & ~ended_G)
         logits_RxV, cache = extend(config, params, state.cache, token_R[:, None], real_R[:, None])
         logits_RxV = jnp.where(real_R[:, None], logits_RxV, state.logits_RxV)
-        return t + 1, drawn_G, done_G, written, State(cache, logits_RxV)
+        return t + 1, drawn_G, done_G, written, State(cache, logits_RxV, seen_RxV)
 
     written = Written(
         jnp.zeros((G, T), jnp.int32), jnp.zeros((G, T)), jnp.zeros(G, jnp.int32), jnp.int32(0)

@@ -282,6 +282,7 @@ def test_several_values_are_pinned_by_repeating_the_option(call, workdir):
         (["--ban=size_"], "no lever 'size_'; did you mean 'size'?"),
         (["--temperature=-1"], "temperature is -1.0; it must be 0"),
         (["--top-p=2"], "top_p is 2.0"),
+        (["--repetition-penalty=0.5"], "repetition_penalty is 0.5"),
         (["--step=3"], "has no step 3"),
     ],
 )

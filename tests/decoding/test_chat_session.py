@@ -103,10 +103,18 @@ def test_what_can_not_be_followed_changes_nothing(session, line, sentence):
 
 
 def test_settings_and_seeds(session, engine):
-    follow(session, "/temperature 0.5", "/top_k 7", "/top_p 0.9", "/max_tokens 9", "/seed 4")
+    follow(
+        session,
+        "/temperature 0.5",
+        "/top_k 7",
+        "/top_p 0.9",
+        "/repetition_penalty 1.2",
+        "/max_tokens 9",
+        "/seed 4",
+    )
     follow(session, "a", "b", "/seed 4", "c")
     asked = [request.sampling for request in engine.requests]
-    assert asked[0] == Sampling(temperature=0.5, top_k=7, top_p=0.9, max_tokens=9, seed=4)
+    assert asked[0] == Sampling(0.5, 7, 0.9, 1.2, max_tokens=9, seed=4)
     assert [sampling.seed for sampling in asked] == [4, 5, 4]
 
 

@@ -87,6 +87,28 @@ def test_greedy_with_the_cache_equals_full_forward_passes(template, blocks):
         assert result.text == TOKENIZER.decode(result.tokens)
 
 
+def test_the_repetition_penalty_counts_the_answer_alone():
+    """Every token is the argmax of a full forward pass, once what the answer has is lowered."""
+    engine = make_engine("compact")
+    sampling = dataclasses.replace(GREEDY, repetition_penalty=1.5)
+    plain = engine.generate(PROMPTS, CONTROLS, GREEDY)
+    results = engine.generate(PROMPTS, CONTROLS, sampling)
+    assert [r.markers for r in results] == [r.markers for r in plain]
+    assert any(a.tokens != b.tokens for a, b in zip(plain, results, strict=True))
+    for prompt, control, result in zip(PROMPTS, CONTROLS, results, strict=True):
+        head = prefix(engine, prompt, control.pinned) + block_ids(engine, result.markers)
+        logits = full_logits(engine, [*head, *result.tokens])[len(head) - 1 : -1, : TOKENIZER.size]
+        for at, (row, token) in enumerate(zip(logits, result.tokens, strict=True)):
+            seen = np.isin(np.arange(TOKENIZER.size), result.tokens[:at])
+            lowered = np.where(seen, np.where(row > 0, row / 1.5, row * 1.5), row)
+            assert token == np.argmax(lowered)
+        chosen = logits[np.arange(len(result.tokens)), result.tokens]
+        own = np.logaddexp.reduce(
+            full_logits(engine, [*head, *result.tokens])[len(head) - 1 : -1], axis=-1
+        )
+        assert result.log_likelihood == pytest.approx((chosen - own).sum(), rel=1e-4)
+
+
 @pytest.mark.parametrize("template, blocks", KINDS)
 @pytest.mark.parametrize("sampling", [GREEDY, RANDOM], ids=["greedy", "random"])
 def test_a_row_does_not_depend_on_its_neighbours(template, blocks, sampling):

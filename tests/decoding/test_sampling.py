@@ -16,6 +16,7 @@ from marker_lm.decoding.sampling import (
     filter_logits,
     key_words,
     likeliest,
+    penalize,
     row_seed,
     sample,
 )
@@ -29,6 +30,7 @@ def settings(rows: list[Sampling]) -> Settings:
         np.asarray([one.temperature for one in rows], np.float32),
         np.asarray([one.top_k for one in rows], np.int32),
         np.asarray([one.top_p for one in rows], np.float32),
+        np.asarray([one.repetition_penalty for one in rows], np.float32),
     )
 
 
@@ -95,6 +97,27 @@ def test_filters_against_numpy(row, top_k, top_p):
     if np.abs(np.cumsum(p) / p.sum() - top_p)[:-1].min(initial=1) < 1e-5:
         return  # so near the border that rounding decides
     assert kept(row[None], top_k, top_p) == [kept_by_hand(row, top_k, top_p)]
+
+
+@given(
+    hnp.arrays(np.float32, 7, elements=st.floats(-50, 50, width=32, allow_subnormal=False)),
+    st.sets(st.integers(0, 6)),
+    st.sampled_from([1.0, 1.25, 3.0]),
+)
+def test_the_penalty_lowers_what_was_seen(row, seen, penalty):
+    at = np.isin(np.arange(7), list(seen))[None]
+    found = np.asarray(penalize(jnp.asarray(row[None]), jnp.asarray(at), np.float32([penalty])))[0]
+    for token, before in enumerate(row.tolist()):
+        lower = before / penalty if before > 0 else before * penalty
+        assert found[token] == pytest.approx(lower if token in seen else before, rel=1e-6)
+    assert (found <= row).all()
+
+
+def test_the_penalty_keeps_forbidden_tokens_forbidden_and_1_keeps_bits():
+    logits = np.float32([[-np.inf, 0.1, -0.3]])
+    seen = jnp.asarray([[True, True, True]])
+    assert np.asarray(penalize(logits, seen, np.float32([2.0])))[0, 0] == -np.inf
+    np.testing.assert_array_equal(penalize(logits, seen, np.float32([1.0])), logits)
 
 
 def test_greedy_is_the_argmax():
@@ -173,6 +196,8 @@ def test_forbidden_tokens_stay_forbidden():
         ({"marker_temperature": -0.5}, "marker_temperature is -0.5"),
         ({"top_p": 0}, "top_p is 0; it must be over 0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"repetition_penalty": 0.9}, "repetition_penalty is 0.9; it must be 1"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ({"top_k": -1}, "top_k is -1"),
         ({"max_tokens": 0}, "max_tokens is 0; it must be 1 or more"),
         ({"seed": -1}, "seed is -1"),

@@ -57,6 +57,7 @@ def mixed_requests(n: int) -> list[Request]:
             temperature=float(random.choice([0, 0, 0.8, 1.5])),
             top_k=int(random.choice([0, 0, 20])),
             top_p=float(random.choice([1, 1, 0.9])),
+            repetition_penalty=float(random.choice([1, 1, 1.3])),
             marker_temperature=float(random.choice([0, 1, 2])),
             max_tokens=int(random.integers(1, 40)),
             seed=int(random.integers(2**40)),
