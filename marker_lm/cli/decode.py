@@ -54,7 +54,8 @@ def add_arguments(parser) -> None:
         "--by",
         default="likelihood",
         metavar="RANKING",
-        help="of --best-of: likelihood (per token), total_likelihood, or CATEGORY=VALUE: how "
+        help="of --best-of: likelihood (per token), total_likelihood, pins: how far an answer has "
+        "what is pinned, as programs can tell (language, format, words), or CATEGORY=VALUE: how "
         "probable it is that an answer is of that value",
     )
     parser.add_argument(

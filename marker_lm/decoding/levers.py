@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from marker_lm.annotate.checks import Check, agreement
 from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.prompts import Prompt
@@ -12,7 +13,7 @@ from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 
-LIKELIHOOD, TOTAL = "likelihood", "total_likelihood"
+LIKELIHOOD, TOTAL, PINS = "likelihood", "total_likelihood", "pins"
 
 
 def sweep(
@@ -84,8 +85,10 @@ def best_of(
       prompt: a text or messages.
       n: answers; they differ by their seeds, which come from that of `sampling`.
       by: 'likelihood', log-likelihood per token: its sum would favour short answers;
-        'total_likelihood', the sum; or (category, value): how probable it is that an answer is one
-        of this value, by attribution (see `scoring.Scorer.posterior`), as with
+        'total_likelihood', the sum; 'pins', how far it has what is pinned, where a program can tell
+        (language, format, programming language, number of words; see `annotate.checks`), the
+        likelier of two that are even; or (category, value): how probable it is that an answer is
+        one of this value, by attribution (see `scoring.Scorer.posterior`), as with
         ('quality_bucket', 'high'). What is pinned is known there; the rest of the list is inferred
         from the prompt.
       controls: of the answers.
@@ -93,7 +96,8 @@ def best_of(
 
     Raises:
       MarkerError: a control that the model doesn't have, or a category without a posterior.
-      ValueError: no answers are asked for, or a ranking that is not known.
+      ValueError: no answers are asked for, a ranking that is not known, or 'pins' where no program
+        can tell what is pinned.
     """
     controls, sampling = controls or Controls(), sampling or Sampling(temperature=1.0)
     if n < 1:
@@ -105,11 +109,12 @@ def best_of(
 
 def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str, str]:
     """`by` of `best_of` with a canonical value. Raises as `best_of` does."""
-    if by in (LIKELIHOOD, TOTAL):
+    if by in (LIKELIHOOD, TOTAL, PINS):
         return by
     if isinstance(by, str):
         raise ValueError(
-            f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r} or (category, value)."
+            f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r}, {PINS!r} or "
+            "(category, value)."
         )
     category, value = by
     value = engine.taxonomy.check(category, value)
@@ -124,8 +129,9 @@ def rank(
     if by == TOTAL:
         scores = [r.log_likelihood for r in results]
     elif by == LIKELIHOOD:
-        # The end of an answer is not among its tokens, but in its likelihood.
-        scores = [r.log_likelihood / max(1, len(r.tokens) + (r.reason == "end")) for r in results]
+        scores = [_per_token(r) for r in results]
+    elif by == PINS:
+        return rank_by_pins(engine.checks, request.controls.pinned, results)
     else:
         (category, value), n = by, len(results)
         texts, given = [r.text for r in results], [request.controls.pinned] * n
@@ -133,3 +139,29 @@ def rank(
         scores = [posterior[value] for posterior in found]
     ranked = [Ranked(r, float(score)) for r, score in zip(results, scores, strict=True)]
     return sorted(ranked, key=lambda one: -one.score)
+
+
+def rank_by_pins(
+    checks: Mapping[str, Check], pinned: Mapping[str, Any], results: Sequence[Result]
+) -> list[Ranked]:
+    """Answers by the mean agreement of what they show with what is pinned, the best first, and by
+    their likelihood per token where that is even.
+
+    Raises ValueError: no program can tell whether an answer has what is pinned.
+    """
+    told = {category: value for category, value in pinned.items() if category in checks}
+    if not told:
+        raise ValueError(
+            f"by={PINS!r}: no program can tell whether an answer has what is pinned "
+            f"({', '.join(pinned) or 'nothing'}); pin one of {', '.join(checks) or 'none'}."
+        )
+    ranked = []
+    for result in results:
+        found = [agreement(value, checks[c](result.text)) for c, value in told.items()]
+        ranked.append(Ranked(result, sum(found) / len(found)))
+    return sorted(ranked, key=lambda one: (-one.score, -_per_token(one.result)))
+
+
+def _per_token(result: Result) -> float:
+    # The end of an answer is not among its tokens, but in its likelihood.
+    return result.log_likelihood / max(1, len(result.tokens) + (result.reason == "end"))

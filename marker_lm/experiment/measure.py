@@ -12,17 +12,19 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.annotate.checks import judges, obeys
 from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
+from marker_lm.decoding.levers import rank_by_pins
 from marker_lm.decoding.load import load_engine
+from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation.benchmark import Benchmark, Item
 from marker_lm.evaluation.predict import pin_levers
 from marker_lm.evaluation.samples import lever_samples
-from marker_lm.experiment.checks import Check, judges, make_checks, obeys
 from marker_lm.experiment.design import scored_list
 from marker_lm.experiment.registration import METRIC, Asked
 
@@ -37,14 +39,12 @@ class Subject:
       engine, config: of the run.
       items: held-out rows that fit.
       asked: how they are asked.
-      checks: category -> what tells its value from an answer.
     """
 
     engine: Engine
     config: ConfigDict
     items: Sequence[Item]
     asked: Asked
-    checks: Mapping[str, Check]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,8 @@ def answers(subject: Subject) -> Iterator[Record]:
     - free: nothing is pinned.
     - pinned: the row's own markers, which a sentence of the prompt may name, too.
     - only pinned: the same, and no sentence names them.
-    - hinted: the same, shown after the prompt but not forced in the model's own list.
+    - best pinned: as only pinned, but of `best_of` answers the one that has most of it is kept.
+    - hinted: as only pinned, shown after the prompt but not forced in the model's own list.
     - conflict: the prompt names another value.
 
     An arm without markers can't be pinned: what it answers all the same stands beside. An answer
@@ -119,7 +120,7 @@ def answers(subject: Subject) -> Iterator[Record]:
     judged = {
         item.id: {
             category: check
-            for category, check in subject.checks.items()
+            for category, check in engine.checks.items()
             if category in item.markers and judges(check, item.markers[category], item.key)
         }
         for item in items
@@ -130,6 +131,7 @@ def answers(subject: Subject) -> Iterator[Record]:
         Ask("free", None, plain, pinned=False),
         *([Ask("pinned", None, plain)] if bare != plain else []),
         Ask("only pinned", None, bare),
+        *([Ask("best pinned", None, bare, n=asked.best_of)] if asked.best_of else []),
         Ask("hinted", None, bare, forced=False),
         *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),
     ]
@@ -143,7 +145,7 @@ def answers(subject: Subject) -> Iterator[Record]:
             dataclasses.replace(pin_levers(engine, pin if one.pinned else {}), forced=one.forced)
             for pin in wanted
         ]
-        results = engine.generate([one.prompts[i.id] for i in rows], controls, asked.sampling)
+        results = _results(subject, one, rows, wanted, controls)
         for item, pin, result in zip(rows, wanted, results, strict=True):
             if one.way == "free":
                 right = result.text.strip() == item.key.strip()
@@ -165,6 +167,7 @@ class Ask:
       category: the one that is pinned; None for all that can be judged.
       prompts: id -> prompt.
       pinned, forced: whether anything is pinned, and in the model's own list, too.
+      n: answers, of which that is kept which has most of what is wanted.
     """
 
     way: str
@@ -172,6 +175,27 @@ class Ask:
     prompts: Mapping[str, str]
     pinned: bool = True
     forced: bool = True
+    n: int = 1
+
+
+def _results(
+    subject: Subject,
+    one: Ask,
+    rows: Sequence[Item],
+    wanted: Sequence[Mapping[str, Any]],
+    controls: Sequence[Controls],
+) -> list[Result]:
+    """An answer to each row. That an arm can't be pinned does not change what is kept of it."""
+    prompts = [one.prompts[item.id] for item in rows for _ in range(one.n)]
+    several = [control for control in controls for _ in range(one.n)]
+    results = subject.engine.generate(prompts, several, subject.asked.sampling)
+    if one.n == 1:
+        return results
+    groups = [results[start : start + one.n] for start in range(0, len(results), one.n)]
+    return [
+        rank_by_pins(subject.engine.checks, pin, group)[0].result if pin else group[0]
+        for pin, group in zip(wanted, groups, strict=True)
+    ]
 
 
 MEASURES: tuple[Measure, ...] = (likelihood, answers)
@@ -194,8 +218,7 @@ def measure(
     """
     engine, config = load_engine(workdir)
     fitting = [item for item in items if _fits(engine, item)]
-    checks = make_checks(engine.taxonomy)
-    subject = Subject(engine, config, fitting, asked, checks)
+    subject = Subject(engine, config, fitting, asked)
     inside = {item.id for item in fitting}
     found = [Record(item.id, SKIPPED, 1.0) for item in items if item.id not in inside]
     for each in MEASURES:
@@ -210,7 +233,7 @@ def dev_nats(workdir: epath.PathLike, items: Sequence[Item]) -> float:
     """Mean over items of the nats per answer token, as the arm is compared with others."""
     engine, config = load_engine(workdir)
     items = [item for item in items if _fits(engine, item)]
-    subject = Subject(engine, config, items, Asked(frozenset(), {}, {}), {})
+    subject = Subject(engine, config, items, Asked(frozenset(), {}, {}))
     values = [record.value for record in likelihood(subject) if record.metric == METRIC]
     if not values:
         raise ValueError(f"no dev item fits into the sequences of {workdir}; raise train.length.")
@@ -254,7 +277,7 @@ def samples(
     engine, _ = load_engine(workdir)
     checks = {
         category: lambda text, asked, check=check: check(text)
-        for category, check in make_checks(engine.taxonomy).items()
+        for category, check in engine.checks.items()
         if category in open_values and category in engine.layout.levers
     }
     opened = [dataclasses.replace(i, open=open_values) for i in items if _fits(engine, i)]

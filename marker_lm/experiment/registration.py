@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.annotate.checks import LEAST
 from marker_lm.annotate.stats import make_statistics
 from marker_lm.annotate.strata import make_strata
 from marker_lm.data.cache import read_manifest
@@ -17,7 +18,6 @@ from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmark import Item, by_hash, choose_items
 from marker_lm.evaluation.rows import heldout_items
-from marker_lm.experiment.checks import LEAST
 from marker_lm.experiment.design import Design, ExperimentError
 from marker_lm.markers.dropout import hash_ids
 from marker_lm.markers.taxonomy import Taxonomy, load_taxonomy
@@ -160,12 +160,14 @@ class Asked:
         prompt where the config has none.
       conflicting: category -> id -> the prompt with a sentence that names another value.
       sampling: of the answers.
+      best_of: answers of which the one is kept that has most of what is pinned; 0: not asked so.
     """
 
     answered: frozenset[str]
     bare: Mapping[str, str]
     conflicting: Mapping[str, Mapping[str, str]]
     sampling: Sampling = Sampling()
+    best_of: int = 0
 
 
 def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Asked:
@@ -185,7 +187,13 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
     groups = ([item.id for item in items if kind(item)][:most] for kind in kinds)
     answered = frozenset(id for group in groups for id in group)
     conflicting = _conflicting_prompts(config, taxonomy, items, strata)
-    return Asked(answered, bare, conflicting, Sampling.from_config(config.decode))
+    sampling, best_of = Sampling.from_config(config.decode), config.experiment.best_of
+    if best_of and not sampling.temperature:
+        raise ExperimentError(
+            f"experiment.best_of={best_of}: at temperature 0 all answers are one; set "
+            "decode.temperature."
+        )
+    return Asked(answered, bare, conflicting, sampling, best_of)
 
 
 def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from etils import epath
 
+from marker_lm.annotate.checks import judges, make_checks
 from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.evaluation.run import PACKAGES, arm_curves
 from marker_lm.experiment import analysis
-from marker_lm.experiment.checks import judges, make_checks
 from marker_lm.experiment.design import Design, scored_list
 from marker_lm.experiment.measure import METRIC, SKIPPED
 from marker_lm.experiment.runner import RECORDS, RESULTS, chosen_rate, read_done

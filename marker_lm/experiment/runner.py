@@ -15,7 +15,7 @@ from etils import epath
 from marker_lm.data.whole_files import write_whole
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.experiment.design import Design, ExperimentError, Run
-from marker_lm.experiment.registration import ask
+from marker_lm.experiment.registration import Asked, ask
 from marker_lm.progress import clock
 
 DONE, RECORDS, RESULTS = "done.json", "records.jsonl", "results.json"
@@ -92,7 +92,7 @@ class Runner:
         else:
             path = run.folder / RECORDS
             in_process(_measure, run.folder, self.test, self.asked, path)
-            facts["sampling"] = str(self.asked.sampling)
+            facts |= _answered(self.asked)
         facts |= {
             "registered": self.registered,
             "rate": run.rate,
@@ -103,13 +103,19 @@ class Runner:
     def _check(self, run: Run, done: dict[str, Any]) -> None:
         wanted = {"registered": self.registered, "rate": run.rate, "steps": run.steps}
         if not run.sweep:
-            wanted["sampling"] = str(self.asked.sampling)
+            wanted |= _answered(self.asked)
         for key, value in wanted.items():
             if done.get(key) != value:
                 raise ExperimentError(
                     f"{run.folder} holds a finished run with {key}={done.get(key)}, not {value}; "
                     "use a new workdir."
                 )
+
+
+def _answered(asked: Asked) -> dict[str, Any]:
+    """How the answers of a run came about, for its done.json."""
+    facts = {"sampling": str(asked.sampling)}
+    return facts | {"best_of": asked.best_of} if asked.best_of else facts
 
 
 def chosen_rate(design: Design, arm: str) -> float:

@@ -140,7 +140,7 @@ def test_the_best_of_several(call, workdir, tmp_path):
     prompts = write_prompts(tmp_path / "p.jsonl", {"prompt": "1: say yes"}, {"prompt": ""})
     lines = {}
     options = ["--temperature=1", "--max-tokens=6", prompts]
-    for by in ("likelihood", "total_likelihood", "lang=de"):
+    for by in ("likelihood", "total_likelihood", "lang=de", "pins"):
         out = tmp_path / f"{by}.jsonl"
         result = call(
             "decode",
@@ -157,6 +157,7 @@ def test_the_best_of_several(call, workdir, tmp_path):
     assert lines["total_likelihood"]["score"] == lines["total_likelihood"]["log_likelihood"]
     assert lines["total_likelihood"]["score"] >= lines["likelihood"]["log_likelihood"]
     assert 0 < lines["lang=de"]["score"] < 1
+    assert lines["pins"]["score"] == max(1 - abs(len(lines["pins"]["text"].split()) - 2) / 2, 0)
     for slip, sentence in (
         (["--best-of=0"], "--best-of=0 must be 1 or more"),
         (["--best-of=2", "--temperature=0"], "at temperature 0 all answers are one"),

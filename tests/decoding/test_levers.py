@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.levers import best_of, sweep
+from marker_lm.decoding.levers import best_of, rank_by_pins, sweep
+from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.markers.taxonomy import MarkerError
@@ -76,6 +77,32 @@ def test_best_of(by):
     assert [one.result for one in best_of(engine, "Hi.", 6, by, controls, WARM)] == [
         one.result for one in found
     ]
+
+
+def test_the_best_by_pins_is_the_nearest_to_what_is_pinned():
+    engine = make_engine("compact")
+    sampling = Sampling(temperature=1.0, max_tokens=80, seed=3)
+    found = best_of(engine, "Hi.", 8, "pins", Controls({"words": 3, "style": "a"}), sampling)
+    words = [len(one.result.text.split()) for one in found]
+    assert len(set(words)) > 1
+    assert [one.score for one in found] == [max(1 - abs(n - 3) / 3, 0) for n in words]
+    assert words[0] == min(words, key=lambda n: abs(n - 3))
+
+
+def said(text: str, nats: float) -> Result:
+    return Result(text, {}, (), {}, (1, 2), "end", nats)
+
+
+def test_pins_count_alike_and_the_likelier_comes_first_where_they_are_even():
+    checks = {"words": lambda text: len(text.split()), "loud": str.isupper}
+    results = [said("a b", -3.0), said("A B C", -9.0), said("A B", -6.0), said("A D", -3.0)]
+    found = rank_by_pins(checks, {"words": 2, "loud": True, "score": 1.0}, results)
+    assert [one.result.text for one in found] == ["A D", "A B", "A B C", "a b"]
+    assert [one.score for one in found] == [1.0, 1.0, 0.75, 0.5]
+    with pytest.raises(ValueError, match=r"what is pinned \(score\); pin one of words, loud"):
+        rank_by_pins(checks, {"score": 1.0}, results)
+    with pytest.raises(ValueError, match=r"what is pinned \(nothing\)"):
+        rank_by_pins(checks, {}, results)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     command = ["experiment", f"--config={FILE}:small", f"--workdir={tmp_path}", *options]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     arms = ("baseline", "markers")
+    command += ["--config.decode.temperature=0.5", "--config.experiment.best_of=2"]
     assert main([*command, "--arms=markers", "--seeds=0"]) == 0
     for arm in arms:
         done = json.loads((tmp_path / "runs" / arm / "seed0" / "done.json").read_text())
@@ -102,6 +103,9 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     assert metrics >= {"answer_nats", "answer_nats, true list", "inferred lang", "exact match"}
     assert metrics >= {"lang, pinned", "lang, only pinned", "lang, conflict", "list_tokens"}
     assert metrics >= {"lang, hinted", "copied lang", "length_bucket, pinned"}
+    assert metrics >= {"lang, best pinned", "length_bucket, best pinned"}
+    got = {(r["arm"], r["item"]): r["value"] for r in found if r["metric"] == "lang, best pinned"}
+    assert {arm for arm, _ in got} == set(arms), "arms that can't be pinned choose by the same"
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["experiment"]["registered"] == results["registered"]
     strata = {r["stratum"] for r in report["differences"]}
@@ -120,9 +124,14 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     assert capsys.readouterr().out.splitlines()[-1].startswith("# 4 of 6 runs done")
 
     # Answers that were sampled in another way are not compared.
-    warm = "--config.decode.temperature=0.5"
+    warm = "--config.decode.temperature=0.7"
     assert main([*command, "--arms=markers", "--seeds=0", warm]) == 2
-    assert "Sampling(temperature=0.0" in capsys.readouterr().err
+    assert "Sampling(temperature=0.5" in capsys.readouterr().err
+    assert main([*command, "--arms=markers", "--seeds=0", "--config.experiment.best_of=3"]) == 2
+    assert "best_of=2, not 3" in capsys.readouterr().err
+    cold = "--config.decode.temperature=0.0"
+    assert main([*command, "--arms=markers", "--seeds=0", cold]) == 2
+    assert "experiment.best_of=2: at temperature 0" in capsys.readouterr().err
 
     # An arm that needs other packing is refused: it is not what was registered.
     assert main([*command, "--arms=markers,dropout_0_50", "--seeds=0"]) == 2
@@ -190,8 +199,7 @@ def test_arms_of_the_config_can_follow_without_other_packing(rows, tmp_path):
 
 
 def test_the_rate_is_that_with_the_least_nats(rows, tmp_path):
-    # A tuple that is given twice is joined: this is tried beside that of TINY.
-    design = make(rows, tmp_path, more=["--config.experiment.learning_rates=(1e-3,)"])
+    design = make(rows, tmp_path, more=["--config.experiment.learning_rates=(1e-2, 1e-3)"])
     with pytest.raises(ExperimentError, match="sweep of markers is not finished"):
         chosen_rate(design, "markers")
     for run, nats in zip(design.sweep("markers"), (2.5, 3.0), strict=True):
