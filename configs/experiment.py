@@ -9,7 +9,7 @@ rows as in configs/mix.py, and
 - `unnamed`: prompts that name no language stay as they are, so that the marker alone says it and a
   baseline can only guess;
 - `paragraphs`: lists end with the number of paragraphs, a field of the rows, which a model infers
-  from the number of words that is asked for, and counts more easily.
+  from the number of words that is asked for.
 An arm is what it changes in `markers`, below; all else is the same: rows, their order, steps,
 seeds, and a loss that is divided by the tokens of answers.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from marker_lm.decoding.job import Job
-from marker_lm.decoding.levers import LIKELIHOOD, rank
+from marker_lm.decoding.levers import LIKELIHOOD, check_pins, rank
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.requests import Asked
 from marker_lm.decoding.result import Result
@@ -58,7 +58,14 @@ def answer_rows(
             own = [rows[number - 1].request for number in numbers]
             tagged = tag(own) if tag else [(request, {}) for request in own]
             for number, (request, found) in zip(numbers, tagged, strict=True):
-                sent.append((number, {**rows[number - 1].about, **found}, request))
+                about = {**rows[number - 1].about, **found}
+                try:
+                    if best:
+                        check_pins(engine, request, best.by)
+                except ValueError as error:
+                    job.add(number, {**about, "error": str(error)})
+                    continue
+                sent.append((number, about, request))
                 yield from _samples(request, n) if best else (request,)
 
     before, tokens, began = job.done, 0, time.monotonic()

@@ -102,9 +102,10 @@ def best_of(
     controls, sampling = controls or Controls(), sampling or Sampling(temperature=1.0)
     if n < 1:
         raise ValueError(f"the best of {n} answers is none; ask for 1 or more.")
-    by = check_ranking(engine, by)
+    by, request = check_ranking(engine, by), Request(prompt, controls)
+    check_pins(engine, request, by)
     results = engine.generate([prompt] * n, [controls] * n, sampling)
-    return rank(engine, Request(prompt, controls), results, by)
+    return rank(engine, request, results, by)
 
 
 def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str, str]:
@@ -122,6 +123,13 @@ def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str,
     return category, value
 
 
+def check_pins(engine: Engine, request: Request, by: str | tuple[str, str]) -> None:
+    """Raises ValueError where answers to this request can't be ranked by its pins, or MarkerError
+    where the model doesn't have them."""
+    if by == PINS:
+        rank_by_pins(engine.checks, engine.check(request.controls).pinned, ())
+
+
 def rank(
     engine: Engine, request: Request, results: Sequence[Result], by: str | tuple[str, str]
 ) -> list[Ranked]:
@@ -131,7 +139,7 @@ def rank(
     elif by == LIKELIHOOD:
         scores = [_per_token(r) for r in results]
     elif by == PINS:
-        return rank_by_pins(engine.checks, request.controls.pinned, results)
+        return rank_by_pins(engine.checks, engine.check(request.controls).pinned, results)
     else:
         (category, value), n = by, len(results)
         texts, given = [r.text for r in results], [request.controls.pinned] * n
@@ -146,6 +154,11 @@ def rank_by_pins(
 ) -> list[Ranked]:
     """Answers by the mean agreement of what they show with what is pinned, the best first, and by
     their likelihood per token where that is even.
+
+    Args:
+      checks: see `annotate.checks`.
+      pinned: canonical values.
+      results: answers under these pins.
 
     Raises ValueError: no program can tell whether an answer has what is pinned.
     """

@@ -158,6 +158,9 @@ def test_the_best_of_several(call, workdir, tmp_path):
     assert lines["total_likelihood"]["score"] >= lines["likelihood"]["log_likelihood"]
     assert 0 < lines["lang=de"]["score"] < 1
     assert lines["pins"]["score"] == max(1 - abs(len(lines["pins"]["text"].split()) - 2) / 2, 0)
+    lone = tmp_path / "lone.jsonl"
+    call("decode", workdir, f"--out={lone}", *options, "--best-of=2", "--by=pins")
+    assert "what is pinned (nothing); pin one of lang" in read_jsonl(lone)[0]["error"]
     for slip, sentence in (
         (["--best-of=0"], "--best-of=0 must be 1 or more"),
         (["--best-of=2", "--temperature=0"], "at temperature 0 all answers are one"),

@@ -110,6 +110,7 @@ def test_pins_count_alike_and_the_likelier_comes_first_where_they_are_even():
     [
         (0, "likelihood", "the best of 0 answers is none"),
         (2, "beauty", "by='beauty' ranks nothing"),
+        (2, "pins", r"what is pinned \(nothing\); pin one of lang"),
         (2, ("lang", "Germn"), "did you mean 'German'"),
         (2, ("words", 3), "'words' has no posterior"),
         (2, ("lagn", "x"), "unknown category 'lagn'"),
