@@ -45,14 +45,6 @@ def obeys(asked: Any, shown: Any) -> bool:
     return shown == asked
 
 
-def agreement(asked: Any, shown: Any) -> float:
-    """How near an answer that shows this is to what was asked for: 1 for the same value, for
-    numbers less by their relative distance, 0 at least."""
-    if isinstance(asked, int) and shown is not None:
-        return max(1 - abs(shown - asked) / max(abs(asked), 1), 0.0)
-    return float(shown == asked)
-
-
 def judges(check: Check, own: Any, reference: str) -> bool:
     """Whether a check can judge answers to a row: it is right about the reference answer."""
     return obeys(own, check(reference)) and not (isinstance(own, int) and own <= LEAST)

@@ -107,8 +107,9 @@ def run(args) -> None:
 
 def _best(args, engine, sampling):
     """How the best answer is found, None without --best-of."""
+    from marker_lm.annotate.checks import make_checks
     from marker_lm.decoding.answering import Best
-    from marker_lm.decoding.levers import check_ranking
+    from marker_lm.decoding.levers import Pins, check_ranking
 
     if args.best_of is None:
         return None
@@ -119,6 +120,8 @@ def _best(args, engine, sampling):
             f"--best-of={args.best_of}: at temperature 0 all answers are one; add --temperature=1."
         )
     by = tuple(args.by.split("=", 1)) if "=" in args.by else args.by
+    if by == "pins":
+        by = Pins(make_checks(engine.taxonomy))
     return Best(args.best_of, check_ranking(engine, by))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from marker_lm.decoding.job import Job
-from marker_lm.decoding.levers import LIKELIHOOD, check_pins, rank
+from marker_lm.decoding.levers import LIKELIHOOD, Ranking, check_pins, rank
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.requests import Asked
 from marker_lm.decoding.result import Result
@@ -24,7 +24,7 @@ class Best:
     """How many answers a row gets; the best by `by` (checked, see `levers.best_of`) is kept."""
 
     n: int = 1
-    by: str | tuple[str, str] = LIKELIHOOD
+    by: Ranking = LIKELIHOOD
 
 
 def answer_rows(

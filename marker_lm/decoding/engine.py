@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from marker_lm.annotate.checks import Check, make_checks
 from marker_lm.data.assembly import Layout, prompt_part
 from marker_lm.data.chat import Chat
 from marker_lm.decoding.controls import Controls, check_controls, check_lever, check_seen
@@ -136,11 +135,6 @@ class Engine:
     def posterior(self, *args, **kwargs):
         """See `scoring.Scorer.posterior`."""
         return self._scorer.posterior(*args, **kwargs)
-
-    @functools.cached_property
-    def checks(self) -> dict[str, Check]:
-        """Category -> what tells its value from an answer, where a program can."""
-        return make_checks(self.taxonomy)
 
     @functools.cached_property
     def _scorer(self):

@@ -1,10 +1,9 @@
 """One prompt answered several times: with every value of a category, or to keep the best answer."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from marker_lm.annotate.checks import Check, agreement
 from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.prompts import Prompt
@@ -13,7 +12,23 @@ from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.taxonomy import MarkerError
 
-LIKELIHOOD, TOTAL, PINS = "likelihood", "total_likelihood", "pins"
+LIKELIHOOD, TOTAL = "likelihood", "total_likelihood"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pins:
+    """Ranks answers by how far they have what is pinned, where a program can tell.
+
+    Attributes:
+      checks: category -> what gives the value that an answer shows, or None; as
+        `annotate.checks.make_checks` finds them for a taxonomy: language, format, programming
+        language, number of words.
+    """
+
+    checks: Mapping[str, Callable[[str], Any]]
+
+
+Ranking = str | tuple[str, str] | Pins
 
 
 def sweep(
@@ -74,7 +89,7 @@ def best_of(
     engine: Engine,
     prompt: Prompt,
     n: int,
-    by: str | tuple[str, str] = LIKELIHOOD,
+    by: Ranking = LIKELIHOOD,
     controls: Controls | None = None,
     sampling: Sampling | None = None,
 ) -> list[Ranked]:
@@ -85,19 +100,17 @@ def best_of(
       prompt: a text or messages.
       n: answers; they differ by their seeds, which come from that of `sampling`.
       by: 'likelihood', log-likelihood per token: its sum would favour short answers;
-        'total_likelihood', the sum; 'pins', how far it has what is pinned, where a program can tell
-        (language, format, programming language, number of words; see `annotate.checks`), the
-        likelier of two that are even; or (category, value): how probable it is that an answer is
-        one of this value, by attribution (see `scoring.Scorer.posterior`), as with
-        ('quality_bucket', 'high'). What is pinned is known there; the rest of the list is inferred
-        from the prompt.
+        'total_likelihood', the sum; Pins, the likelier first of two that are even; or (category,
+        value): how probable it is that an answer is one of this value, by attribution (see
+        `scoring.Scorer.posterior`), as with ('quality_bucket', 'high'). What is pinned is known
+        there; the rest of the list is inferred from the prompt.
       controls: of the answers.
       sampling: by default at temperature 1: greedy answers would all be one.
 
     Raises:
       MarkerError: a control that the model doesn't have, or a category without a posterior.
-      ValueError: no answers are asked for, a ranking that is not known, or 'pins' where no program
-        can tell what is pinned.
+      ValueError: no answers are asked for, a ranking that is not known, or Pins without a check
+        for anything that is pinned.
     """
     controls, sampling = controls or Controls(), sampling or Sampling(temperature=1.0)
     if n < 1:
@@ -108,14 +121,13 @@ def best_of(
     return rank(engine, request, results, by)
 
 
-def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str, str]:
+def check_ranking(engine: Engine, by: Ranking) -> Ranking:
     """`by` of `best_of` with a canonical value. Raises as `best_of` does."""
-    if by in (LIKELIHOOD, TOTAL, PINS):
+    if isinstance(by, Pins) or by in (LIKELIHOOD, TOTAL):
         return by
     if isinstance(by, str):
         raise ValueError(
-            f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r}, {PINS!r} or "
-            "(category, value)."
+            f"by={by!r} ranks nothing; give {LIKELIHOOD!r}, {TOTAL!r}, pins or (category, value)."
         )
     category, value = by
     value = engine.taxonomy.check(category, value)
@@ -123,23 +135,21 @@ def check_ranking(engine: Engine, by: str | tuple[str, str]) -> str | tuple[str,
     return category, value
 
 
-def check_pins(engine: Engine, request: Request, by: str | tuple[str, str]) -> None:
+def check_pins(engine: Engine, request: Request, by: Ranking) -> None:
     """Raises ValueError where answers to this request can't be ranked by its pins, or MarkerError
     where the model doesn't have them."""
-    if by == PINS:
-        rank_by_pins(engine.checks, engine.check(request.controls).pinned, ())
+    if isinstance(by, Pins):
+        rank_by_pins(by, engine.check(request.controls).pinned, ())
 
 
-def rank(
-    engine: Engine, request: Request, results: Sequence[Result], by: str | tuple[str, str]
-) -> list[Ranked]:
+def rank(engine: Engine, request: Request, results: Sequence[Result], by: Ranking) -> list[Ranked]:
     """Answers to one request, the best first; `by` is checked, see `best_of`."""
     if by == TOTAL:
         scores = [r.log_likelihood for r in results]
     elif by == LIKELIHOOD:
         scores = [_per_token(r) for r in results]
-    elif by == PINS:
-        return rank_by_pins(engine.checks, engine.check(request.controls).pinned, results)
+    elif isinstance(by, Pins):
+        return rank_by_pins(by, engine.check(request.controls).pinned, results)
     else:
         (category, value), n = by, len(results)
         texts, given = [r.text for r in results], [request.controls.pinned] * n
@@ -149,23 +159,22 @@ def rank(
     return sorted(ranked, key=lambda one: -one.score)
 
 
-def rank_by_pins(
-    checks: Mapping[str, Check], pinned: Mapping[str, Any], results: Sequence[Result]
-) -> list[Ranked]:
+def rank_by_pins(by: Pins, pinned: Mapping[str, Any], results: Sequence[Result]) -> list[Ranked]:
     """Answers by the mean agreement of what they show with what is pinned, the best first, and by
     their likelihood per token where that is even.
 
     Args:
-      checks: see `annotate.checks`.
+      by: with the checks.
       pinned: canonical values.
       results: answers under these pins.
 
     Raises ValueError: no program can tell whether an answer has what is pinned.
     """
+    checks = by.checks
     told = {category: value for category, value in pinned.items() if category in checks}
     if not told:
         raise ValueError(
-            f"by={PINS!r}: no program can tell whether an answer has what is pinned "
+            f"by=pins: no program can tell whether an answer has what is pinned "
             f"({', '.join(pinned) or 'nothing'}); pin one of {', '.join(checks) or 'none'}."
         )
     ranked = []
@@ -173,6 +182,14 @@ def rank_by_pins(
         found = [agreement(value, checks[c](result.text)) for c, value in told.items()]
         ranked.append(Ranked(result, sum(found) / len(found)))
     return sorted(ranked, key=lambda one: (-one.score, -_per_token(one.result)))
+
+
+def agreement(asked: Any, shown: Any) -> float:
+    """How near an answer that shows this is to what was asked for: 1 for the same value, for
+    numbers less by their relative distance, 0 at least."""
+    if isinstance(asked, int) and shown is not None:
+        return max(1 - abs(shown - asked) / max(abs(asked), 1), 0.0)
+    return float(shown == asked)
 
 
 def _per_token(result: Result) -> float:

@@ -12,12 +12,12 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from marker_lm.annotate.checks import judges, obeys
+from marker_lm.annotate.checks import Check, judges, make_checks, obeys
 from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.engine import Engine
-from marker_lm.decoding.levers import rank_by_pins
+from marker_lm.decoding.levers import Pins, rank_by_pins
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
@@ -39,12 +39,14 @@ class Subject:
       engine, config: of the run.
       items: held-out rows that fit.
       asked: how they are asked.
+      checks: category -> what tells its value from an answer.
     """
 
     engine: Engine
     config: ConfigDict
     items: Sequence[Item]
     asked: Asked
+    checks: Mapping[str, Check]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ def answers(subject: Subject) -> Iterator[Record]:
     judged = {
         item.id: {
             category: check
-            for category, check in engine.checks.items()
+            for category, check in subject.checks.items()
             if category in item.markers and judges(check, item.markers[category], item.key)
         }
         for item in items
@@ -193,7 +195,7 @@ def _results(
         return results
     groups = [results[start : start + one.n] for start in range(0, len(results), one.n)]
     return [
-        rank_by_pins(subject.engine.checks, pin, group)[0].result if pin else group[0]
+        rank_by_pins(Pins(subject.checks), pin, group)[0].result if pin else group[0]
         for pin, group in zip(wanted, groups, strict=True)
     ]
 
@@ -218,7 +220,7 @@ def measure(
     """
     engine, config = load_engine(workdir)
     fitting = [item for item in items if _fits(engine, item)]
-    subject = Subject(engine, config, fitting, asked)
+    subject = Subject(engine, config, fitting, asked, make_checks(engine.taxonomy))
     inside = {item.id for item in fitting}
     found = [Record(item.id, SKIPPED, 1.0) for item in items if item.id not in inside]
     for each in MEASURES:
@@ -233,7 +235,7 @@ def dev_nats(workdir: epath.PathLike, items: Sequence[Item]) -> float:
     """Mean over items of the nats per answer token, as the arm is compared with others."""
     engine, config = load_engine(workdir)
     items = [item for item in items if _fits(engine, item)]
-    subject = Subject(engine, config, items, Asked(frozenset(), {}, {}))
+    subject = Subject(engine, config, items, Asked(frozenset(), {}, {}), {})
     values = [record.value for record in likelihood(subject) if record.metric == METRIC]
     if not values:
         raise ValueError(f"no dev item fits into the sequences of {workdir}; raise train.length.")
@@ -277,7 +279,7 @@ def samples(
     engine, _ = load_engine(workdir)
     checks = {
         category: lambda text, asked, check=check: check(text)
-        for category, check in engine.checks.items()
+        for category, check in make_checks(engine.taxonomy).items()
         if category in open_values and category in engine.layout.levers
     }
     opened = [dataclasses.replace(i, open=open_values) for i in items if _fits(engine, i)]

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from marker_lm.annotate.checks import make_checks
 from marker_lm.decoding.controls import Controls
-from marker_lm.decoding.levers import best_of, rank_by_pins, sweep
+from marker_lm.decoding.levers import Pins, best_of, rank_by_pins, sweep
 from marker_lm.decoding.result import Result
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.decoding.scoring import Scorer
@@ -82,7 +83,8 @@ def test_best_of(by):
 def test_the_best_by_pins_is_the_nearest_to_what_is_pinned():
     engine = make_engine("compact")
     sampling = Sampling(temperature=1.0, max_tokens=80, seed=3)
-    found = best_of(engine, "Hi.", 8, "pins", Controls({"words": 3, "style": "a"}), sampling)
+    pins = Pins(make_checks(engine.taxonomy))
+    found = best_of(engine, "Hi.", 8, pins, Controls({"words": 3, "style": "a"}), sampling)
     words = [len(one.result.text.split()) for one in found]
     assert len(set(words)) > 1
     assert [one.score for one in found] == [max(1 - abs(n - 3) / 3, 0) for n in words]
@@ -94,15 +96,15 @@ def said(text: str, nats: float) -> Result:
 
 
 def test_pins_count_alike_and_the_likelier_comes_first_where_they_are_even():
-    checks = {"words": lambda text: len(text.split()), "loud": str.isupper}
+    pins = Pins({"words": lambda text: len(text.split()), "loud": str.isupper})
     results = [said("a b", -3.0), said("A B C", -9.0), said("A B", -6.0), said("A D", -3.0)]
-    found = rank_by_pins(checks, {"words": 2, "loud": True, "score": 1.0}, results)
+    found = rank_by_pins(pins, {"words": 2, "loud": True, "score": 1.0}, results)
     assert [one.result.text for one in found] == ["A D", "A B", "A B C", "a b"]
     assert [one.score for one in found] == [1.0, 1.0, 0.75, 0.5]
     with pytest.raises(ValueError, match=r"what is pinned \(score\); pin one of words, loud"):
-        rank_by_pins(checks, {"score": 1.0}, results)
+        rank_by_pins(pins, {"score": 1.0}, results)
     with pytest.raises(ValueError, match=r"what is pinned \(nothing\)"):
-        rank_by_pins(checks, {}, results)
+        rank_by_pins(pins, {}, results)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_pins_count_alike_and_the_likelier_comes_first_where_they_are_even():
     [
         (0, "likelihood", "the best of 0 answers is none"),
         (2, "beauty", "by='beauty' ranks nothing"),
-        (2, "pins", r"what is pinned \(nothing\); pin one of lang"),
+        (2, Pins({"lang": str}), r"what is pinned \(nothing\); pin one of lang"),
         (2, ("lang", "Germn"), "did you mean 'German'"),
         (2, ("words", 3), "'words' has no posterior"),
         (2, ("lagn", "x"), "unknown category 'lagn'"),
