@@ -22,7 +22,7 @@ class State(NamedTuple):
 
     cache: of R rows.
     logits_RxV: float32, after the last token of each row.
-    seen_RxV: bool, which tokens the row's text has.
+    seen_RxV: bool, which tokens the row's text has; under guidance the first G rows say it.
     """
 
     cache: KVCache

@@ -138,8 +138,8 @@ def control(data: Data, judged: Mapping[str, float]) -> list[dict[str, Any]]:
         "free": "nothing pinned",
         "pinned": "pinned, as the prompt may say",
         "only pinned": "pinned, no sentence names it",
-        "conflict": "pinned, the prompt names another value",
         "best pinned": "the same, the best of several answers by its pins",
+        "conflict": "pinned, the prompt names another value",
         "hinted": "shown after the prompt but not forced, no sentence names it",
     }
     rows = []

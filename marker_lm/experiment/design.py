@@ -237,4 +237,9 @@ def make_design(
                 )
         if not config.train.steps:
             raise ExperimentError("train.steps is 0; give the number of steps that all arms take.")
+    if (best_of := first.experiment.best_of) and not first.decode.temperature:
+        raise ExperimentError(
+            f"experiment.best_of={best_of}: at temperature 0 all answers are one; set "
+            "decode.temperature."
+        )
     return design

@@ -187,13 +187,8 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
     groups = ([item.id for item in items if kind(item)][:most] for kind in kinds)
     answered = frozenset(id for group in groups for id in group)
     conflicting = _conflicting_prompts(config, taxonomy, items, strata)
-    sampling, best_of = Sampling.from_config(config.decode), config.experiment.best_of
-    if best_of and not sampling.temperature:
-        raise ExperimentError(
-            f"experiment.best_of={best_of}: at temperature 0 all answers are one; set "
-            "decode.temperature."
-        )
-    return Asked(answered, bare, conflicting, sampling, best_of)
+    sampling = Sampling.from_config(config.decode)
+    return Asked(answered, bare, conflicting, sampling, config.experiment.best_of)
 
 
 def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:

@@ -97,16 +97,15 @@ def test_the_repetition_penalty_counts_the_answer_alone():
     assert any(a.tokens != b.tokens for a, b in zip(plain, results, strict=True))
     for prompt, control, result in zip(PROMPTS, CONTROLS, results, strict=True):
         head = prefix(engine, prompt, control.pinned) + block_ids(engine, result.markers)
-        logits = full_logits(engine, [*head, *result.tokens])[len(head) - 1 : -1, : TOKENIZER.size]
+        all_logits = full_logits(engine, [*head, *result.tokens])[len(head) - 1 : -1]
+        logits = all_logits[:, : TOKENIZER.size]
         for at, (row, token) in enumerate(zip(logits, result.tokens, strict=True)):
             seen = np.isin(np.arange(TOKENIZER.size), result.tokens[:at])
             lowered = np.where(seen, np.where(row > 0, row / 1.5, row * 1.5), row)
             assert token == np.argmax(lowered)
         chosen = logits[np.arange(len(result.tokens)), result.tokens]
-        own = np.logaddexp.reduce(
-            full_logits(engine, [*head, *result.tokens])[len(head) - 1 : -1], axis=-1
-        )
-        assert result.log_likelihood == pytest.approx((chosen - own).sum(), rel=1e-4)
+        whole = np.logaddexp.reduce(all_logits, axis=-1)
+        assert result.log_likelihood == pytest.approx((chosen - whole).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("template, blocks", KINDS)
