@@ -3,7 +3,8 @@
 Before the first run WORKDIR/registered.json fixes what is tail, the test rows and the comparisons;
 it is never changed. Then short runs choose each arm's learning rate on dev rows, and seed by seed
 all arms are trained and measured on the same test rows. Killed, the same command goes on; more
-seeds, and arms that need no other packing, can be added later.
+seeds, and arms that need no other packing, can be added later. {arm} in an override is the arm's
+name: with --config.init_from=/models/{arm} each goes on from an earlier model of its own.
 
   marker-lm experiment --config=configs/experiment.py:small,/data/mix --workdir=/tmp/small
   marker-lm experiment --config=configs/experiment.py:/data/mix --workdir=/tmp/experiment \\

@@ -53,7 +53,7 @@ class Design:
 
     Attributes:
       file, words: of the config: FILE:ARM,WORDS is that of an arm.
-      overrides: --config.KEY=VALUE that hold for all arms.
+      overrides: --config.KEY=VALUE that hold for all arms; '{arm}' in one is the arm's name.
       configs: arm -> its config, the reference first.
       planned: configs that packing reckons with: also those of arms that may be run later.
       seeds: of each arm; those in the config's experiment.once have the first only.
@@ -96,7 +96,7 @@ class Design:
         config, plan = self.configs[arm], self.plan()
         others = tuple(str(self.data(t)) for t in self.templates if t != config.template)
         found = [
-            *self.overrides,
+            *overrides_of(arm, self.overrides),
             f"--config.data.prepared={self.data(config.template)}",
             f"--config.plan_arms={plan['plan_arms']!r}",
             f"--config.plan_data={others!r}",
@@ -177,6 +177,11 @@ class Design:
         return ARMS[kind].label if arm == kind else f"{arm.replace('_', ' ')} ({ARMS[kind].label})"
 
 
+def overrides_of(arm: str, overrides: Sequence[str]) -> list[str]:
+    """Those of one arm: so each may go on from an earlier model of its own."""
+    return [override.replace("{arm}", arm) for override in overrides]
+
+
 def scored_list(config: ConfigDict) -> str:
     """Which list stands before answers when an arm is compared: own, true, filler or none.
 
@@ -204,7 +209,7 @@ def make_design(
     Args:
       load: (FILE:WORDS, overrides) -> config.
       config: FILE or FILE:WORDS without an arm.
-      overrides: for all arms.
+      overrides: for all arms; see Design.
       arms, seeds: those of the config when empty.
       workdir: of the experiment.
 
@@ -218,7 +223,7 @@ def make_design(
     about = about.experiment
     names = list(dict.fromkeys([about.reference, *(arms or about.arms)]))
     loaded = {
-        arm: load(f"{file}:{','.join(filter(None, (arm, words)))}", list(overrides))
+        arm: load(f"{file}:{','.join(filter(None, (arm, words)))}", overrides_of(arm, overrides))
         for arm in dict.fromkeys([*names, *about.arms])
     }
     configs, planned = {arm: loaded[arm] for arm in names}, tuple(loaded.values())

@@ -161,6 +161,14 @@ def test_every_command_is_whole(rows, tmp_path):
     assert config.plan_data == (str(tmp_path / "data" / "sentence"),)
 
 
+def test_an_arm_goes_on_from_a_model_of_its_own(rows, tmp_path):
+    design = make(rows, tmp_path, more=["--config.init_from=/models/{arm}"])
+    trained = [line for line in plan_lines(design) if " train " in line]
+    for line, (arm, config) in zip(trained, design.configs.items(), strict=True):
+        assert config.init_from == f"/models/{arm}"
+        assert f"--config.init_from=/models/{arm} " in line
+
+
 def test_whole_seeds_come_first_and_arms_of_one_seed_last(rows, tmp_path):
     arms = ("completion_only", "markers", "shuffled")
     more = ["--config.experiment.once=('completion_only',)"]
