@@ -13,6 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from marker_lm.annotate.checks import Check, judges, make_checks, obeys
+from marker_lm.data.assembly import assemble
 from marker_lm.data.setup import find_arm
 from marker_lm.data.whole_files import write_whole
 from marker_lm.decoding.controls import Controls
@@ -243,14 +244,16 @@ def dev_nats(workdir: epath.PathLike, items: Sequence[Item]) -> float:
 
 
 def _fits(engine: Engine, item: Item) -> bool:
-    """Whether a row fits with lists on both sides."""
+    """Whether a row fits with its true list on the sides of the arm, and with any of its own."""
     if engine.refusal(item.prompt, Controls()) is not None:
         return False
     *before, last = engine.prompts.turns(item.prompt, item.key)
-    spans = engine.prompts.spans(last)
-    head = len(engine.prompts.history(before)) + len(spans.prompt)
+    listed = {c: v for c, v in item.markers.items() if c in engine.layout.levers}
+    spans = engine.prompts.spans(dataclasses.replace(last, markers=listed))
+    true = len(assemble(engine.layout, spans, engine.layout.prompt_side)[0])
     lists = 2 * engine.grammar.room({}) + len(engine.layout.separator) + 2
-    return head + lists + max(len(spans.completion), 1) <= engine.config.max_len
+    written = len(spans.prompt) + lists + max(len(spans.completion), 1)
+    return len(engine.prompts.history(before)) + max(true, written) <= engine.config.max_len
 
 
 def _own_length(engine: Engine):
