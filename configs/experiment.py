@@ -93,6 +93,7 @@ def get_config(arg: str = ""):
     x.learning_rates = ()  # that are tried; the final one keeps its ratio
     x.dev_share = 0.15  # of the held-out rows: for the choice of rates, never for results
     x.dev_rows = 300  # at most
+    x.hold = ""  # a number, such as of words, that answers are also held to where it is pinned
     x.best_of = 0  # also keep the best of so many answers by what is pinned; takes a temperature
     x.decoded = 150  # rows a stratum that are answered, too; all others are scored only
     x.strata = ("domain", "lang", "task")  # whose values are compared one by one, corrected

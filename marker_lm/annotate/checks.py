@@ -38,6 +38,12 @@ def make_checks(taxonomy: Taxonomy) -> dict[str, Check]:
     return checks
 
 
+def make_counters(taxonomy: Taxonomy) -> dict[str, Check]:
+    """Of the checks of a taxonomy, those that count: of numbers."""
+    kinds = {name: category.type for name, category in taxonomy.categories.items()}
+    return {name: c for name, c in make_checks(taxonomy).items() if kinds[name] == "integer"}
+
+
 def obeys(asked: Any, shown: Any) -> bool:
     """Whether an answer that shows this has the value that was asked for, or a number near it."""
     if isinstance(asked, int) and shown is not None:

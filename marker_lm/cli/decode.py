@@ -15,6 +15,8 @@ goes on.
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --annotate=lang
   marker-lm decode --workdir=/tmp/run --prompts=prompts.jsonl --out=answers.jsonl --best-of=8 \\
       --temperature=1 --by=quality_bucket=high
+  marker-lm decode --workdir=/tmp/run --prompt='Tell me about Japan.' --pin=length_tokens=80 \\
+      --hold=length_tokens
 """
 
 from marker_lm.cli.levers import (
@@ -59,6 +61,12 @@ def add_arguments(parser) -> None:
         "probable it is that an answer is of that value",
     )
     parser.add_argument(
+        "--hold",
+        metavar="CATEGORY",
+        help="hold answers to the number that is pinned of it, such as of words: they don't end "
+        "before, and more easily then",
+    )
+    parser.add_argument(
         "--annotate",
         metavar="CONFIG|NAME",
         help="pin what an annotator (lang, llm) or a config of annotation finds in the prompt",
@@ -69,12 +77,13 @@ def run(args) -> None:
     # JAX takes seconds to import; a slip in the arguments should not wait for it.
     controls, guidance = read_controls(args), read_guidance(args)
 
+    from marker_lm.annotate.checks import make_counters
     from marker_lm.cli.tagging import tagging
     from marker_lm.data.sources import find_files
     from marker_lm.decoding.answering import answer_rows
     from marker_lm.decoding.job import Job, hash_rows
     from marker_lm.decoding.request import Request
-    from marker_lm.decoding.requests import Asked, read_requests, sweep
+    from marker_lm.decoding.requests import Asked, hold, read_requests, sweep
 
     if args.prompts:
         find_files(args.prompts)  # a slip there should not wait for the parameters either
@@ -88,6 +97,8 @@ def run(args) -> None:
         rows = [Asked({"prompt": args.prompt}, everywhere)]
     if args.sweep:
         rows = sweep(rows, args.sweep, engine)
+    if args.hold:
+        rows = hold(rows, args.hold, engine, make_counters(engine.taxonomy))
     best = _best(args, engine, sampling)
     if args.dry_run:
         _dry_run(engine, rows, args)

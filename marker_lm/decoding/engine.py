@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -12,6 +12,7 @@ from marker_lm.data.chat import Chat
 from marker_lm.decoding.controls import Controls, check_controls, check_lever, check_seen
 from marker_lm.decoding.grammar import Block, Grammar, probabilities
 from marker_lm.decoding.guidance import Guidance
+from marker_lm.decoding.lengths import token_units
 from marker_lm.decoding.programs import Programs
 from marker_lm.decoding.prompts import Prompt, PromptWriter
 from marker_lm.decoding.request import Request
@@ -40,6 +41,9 @@ class Engine:
       batch: rows that are decoded side by side, and scored together.
       seen: the values in the training data, see `controls.check_seen`; None where it is not known.
       cache: dtype of the key-value cache, the compute dtype if ''.
+
+    Attributes (besides these):
+      measured: what `measure` was told; '' where it was not.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Engine:
         self.ends = (layout.eos,) if chat is None else (layout.eos, tokenizer.eos_id)
         self.grammar = Grammar(taxonomy, codec, layout)
         self.programs = Programs(params, config, mesh, self.ends, tokenizer.size, cache)
+        self.measured = ""
 
     @classmethod
     def load(
@@ -80,6 +85,18 @@ class Engine:
         from marker_lm.decoding.load import load_engine
 
         return load_engine(path, step, taxonomy, slots, mesh, weights, cache)[0]
+
+    def measure(self, what: str, count: Callable[[str], int]) -> None:
+        """Says what `Sampling.length` is the number of, and what counts it in a text.
+
+        It takes a moment: every token is looked at, see `lengths.token_units`.
+
+        Args:
+          what: a name for people, such as 'words'.
+          count: of a text.
+        """
+        self.programs.measure(token_units(self.tokenizer, count, self.config.vocab))
+        self.measured = what
 
     def generate(
         self,
@@ -154,6 +171,10 @@ class Engine:
         """Checks and tokenizes one request, up to the first choices of its marker blocks."""
         controls = [self.check(request.controls)]
         guidance, sampling = request.guidance, request.sampling
+        if sampling.length and not self.measured:
+            raise ValueError(
+                f"length is {sampling.length}, and nothing says of what; call Engine.measure first."
+            )
         if guidance is not None:
             for category in sorted(guidance.categories):
                 check_lever(category, self.layout.levers)

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 
 from marker_lm.decoding import steps
+from marker_lm.decoding.lengths import Units, no_units
 from marker_lm.decoding.steps import Answers, Feed, State, Written
 from marker_lm.model.cache import with_size
 from marker_lm.model.config import ModelConfig
 from marker_lm.sharding.mesh import compiler_options
-from marker_lm.sharding.rules import batch_shards, use_mesh
+from marker_lm.sharding.rules import batch_shards, replicated, use_mesh
 
 
 class Programs:
@@ -30,6 +31,7 @@ class Programs:
     ):
         self.params, self.config, self.mesh = params, config, mesh
         dtype = cache or None
+        self.measure(no_units(config.vocab))
         jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
         self._empty = jit(
             functools.partial(steps.empty, config, dtype), static_argnames=("rows", "size")
@@ -37,8 +39,12 @@ class Programs:
         self._read = jit(functools.partial(steps.read, config, dtype))
         self._put = jit(steps.put, donate_argnums=0)
         self._fit = jit(fit, static_argnums=1)
-        self._write = jit(functools.partial(steps.write, config, ends, size), donate_argnums=1)
+        self._write = jit(functools.partial(steps.write, config, ends, size), donate_argnums=2)
         self._pick = jit(steps.pick)
+
+    def measure(self, units: Units) -> None:
+        """Says by what answers are held to a length."""
+        self._units = jax.device_put(units, replicated(self.mesh))
 
     def prompt_rows(self, most: int) -> int:
         """How many prompts are read at a time where there are `most` slots: one for each group of
@@ -67,7 +73,7 @@ class Programs:
         """See `steps.write`; what was written is on the host. Takes the state."""
         with use_mesh(self.mesh):
             state, written = self._write(
-                self.params, state, feed, answers, np.int32(count), np.bool_(hasty)
+                self.params, self._units, state, feed, answers, np.int32(count), np.bool_(hasty)
             )
         return state, jax.device_get(written)
 

@@ -84,6 +84,36 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
     ]
 
 
+def hold(rows: Sequence[Asked], category: str, engine, counters: Mapping[str, Any]) -> list[Asked]:
+    """The rows with their answers held to the number that they pin, see `lengths.hold`.
+
+    Args:
+      rows: of a job. One that does not pin the category, and can't be answered so, gets an error.
+      category: of the number.
+      engine: that answers.
+      counters: category -> what counts it in a text, of all numbers that can be.
+
+    Raises ValueError where the category is not one of these.
+    """
+    if category not in counters:
+        raise ValueError(f"hold={category}: nothing counts that; {mend(category, counters)}")
+    engine.measure(category, counters[category])
+    return [_held(row, category, engine) for row in rows]
+
+
+def _held(row: Asked, category: str, engine) -> Asked:
+    if row.request is None:
+        return row
+    try:
+        number = engine.check(row.request.controls).pinned.get(category, 0)
+        if number < 1:
+            raise ValueError(f"hold={category}: it is not pinned to a number over 0.")
+        sampling = dataclasses.replace(row.request.sampling, length=number)
+    except ValueError as error:
+        return Asked(row.about, None, str(error))
+    return dataclasses.replace(row, request=dataclasses.replace(row.request, sampling=sampling))
+
+
 def _asked(row: dict | RowError, everywhere: Request, place: str) -> Asked:
     if isinstance(row, RowError):
         return Asked({}, None, f"{place}: {row}")

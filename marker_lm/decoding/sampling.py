@@ -21,6 +21,8 @@ class Sampling:
       top_p: keep the smallest set of likeliest tokens that holds this probability; 1 keeps all.
       repetition_penalty: makes tokens less likely that the answer has already, see `penalize`; 1 is
         none. The prompt does not count: what it says may be said again.
+      length: holds the answer to so many units of what its Engine measures, see `lengths.hold`; 0
+        does not.
       marker_temperature: of the marker block.
       max_tokens: of the answer, marker block not counted.
       seed: of every random choice of the row, which depends on nothing else of the job.
@@ -35,6 +37,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    length: int = 0
     marker_temperature: float = 0.0
     max_tokens: int = 256
     seed: int = 0
@@ -51,7 +54,7 @@ class Sampling:
             raise ValueError(
                 f"repetition_penalty is {self.repetition_penalty}; it must be 1 (none) or more."
             )
-        for name, least in (("top_k", 0), ("max_tokens", 1), ("seed", 0)):
+        for name, least in (("top_k", 0), ("length", 0), ("max_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more.")
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
@@ -81,7 +84,7 @@ class Settings(NamedTuple):
 
     key_Bx2: uint32, `key_words`.
     temperature_B, top_p_B, penalty_B: float32.
-    top_k_B: int32.
+    top_k_B, length_B: int32.
     """
 
     key_Bx2: jax.Array
@@ -89,6 +92,7 @@ class Settings(NamedTuple):
     top_k_B: jax.Array
     top_p_B: jax.Array
     penalty_B: jax.Array
+    length_B: jax.Array
 
 
 def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> jax.Array:
@@ -104,7 +108,7 @@ def sample(logits_BxV: jax.Array, number_B: jax.Array, settings: Settings) -> ja
       settings: of the rows.
     """
     greedy_B = likeliest(logits_BxV)
-    _, temperature_B, top_k_B, top_p_B, _ = settings
+    temperature_B, top_k_B, top_p_B = settings[1:4]
 
     def drawn():
         keys_B = jax.random.wrap_key_data(settings.key_Bx2, impl="threefry2x32")

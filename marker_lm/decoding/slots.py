@@ -199,6 +199,7 @@ class Slots:
             np.zeros(G, np.int32),
             np.ones(G, np.float32),
             np.ones(G, np.float32),
+            np.zeros(G, np.int32),
         )
         asked = Answers(
             np.zeros(G, bool),
@@ -218,6 +219,7 @@ class Slots:
             settings.top_k_B[slot] = answer.sampling.top_k
             settings.top_p_B[slot] = answer.sampling.top_p
             settings.penalty_B[slot] = answer.sampling.repetition_penalty
+            settings.length_B[slot] = answer.sampling.length
         return asked
 
     def _fit(self, need: int) -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marker_lm.decoding.lengths import Length, Units, hold, longer, no_length
 from marker_lm.decoding.sampling import Settings, penalize, sample
 from marker_lm.model.cache import KVCache, init_cache, put_rows
 from marker_lm.model.config import ModelConfig
@@ -22,12 +23,16 @@ class State(NamedTuple):
 
     cache: of R rows.
     logits_RxV: float32, after the last token of each row.
-    seen_RxV: bool, which tokens the row's text has; under guidance the first G rows say it.
+    seen_RxV: bool, which tokens the row's text has.
+    length: of the row's text.
+
+    Under guidance the first G rows say the last two.
     """
 
     cache: KVCache
     logits_RxV: jax.Array
     seen_RxV: jax.Array
+    length: Length
 
 
 class Feed(NamedTuple):
@@ -114,21 +119,22 @@ def empty(config: ModelConfig, dtype, rows: int, size: int) -> State:
     """Slots without rows and a cache of `size` tokens a row; `dtype` None is the compute dtype."""
     cache = init_cache(config, rows, size, dtype)
     shape = rows, config.vocab
-    return State(cache, jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool))
+    return State(cache, jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool), no_length(rows))
 
 
 def read(config: ModelConfig, dtype, params, tokens_PxL, real_PxL) -> State:
     """Rows with prompts of up to L tokens in a cache of that size."""
     cache = init_cache(config, *tokens_PxL.shape, dtype)
     logits_PxV, cache = extend(config, params, cache, tokens_PxL, real_PxL)
-    return State(cache, logits_PxV, jnp.zeros(logits_PxV.shape, bool))
+    length = no_length(len(logits_PxV))
+    return State(cache, logits_PxV, jnp.zeros(logits_PxV.shape, bool), length)
 
 
 def put(state: State, rows: State, at_P) -> State:
     """Puts rows into slots; see `put_rows`."""
-    logits_RxV = state.logits_RxV.at[at_P].set(rows.logits_RxV, mode="drop")
-    seen_RxV = state.seen_RxV.at[at_P].set(rows.seen_RxV, mode="drop")
-    return State(put_rows(state.cache, rows.cache, at_P), logits_RxV, seen_RxV)
+    old, new = state._replace(cache=None), rows._replace(cache=None)
+    held = jax.tree.map(lambda x, y: x.at[at_P].set(y, mode="drop"), old, new)
+    return held._replace(cache=put_rows(state.cache, rows.cache, at_P))
 
 
 def write(
@@ -136,6 +142,7 @@ def write(
     ends: tuple[int, ...],
     size: int,
     params,
+    units: Units,
     state: State,
     feed: Feed,
     answers: Answers,
@@ -152,6 +159,7 @@ def write(
       ends: ids that end an answer.
       size: ids from here on are reserved for markers and are never sampled.
       params: of the model.
+      units: of its vocabulary, by which answers are held to a length.
       state: can't be used afterwards.
       feed, answers: what to do.
       steps: int32, at most T of `feed`.
@@ -181,7 +189,9 @@ def write(
         feeding_R = t < feed.count_R
         ready_G = ~done_G & ~feeding_R.reshape(R // G, G).any(0)
         logits_GxV = guided(state.logits_RxV)
+        length = jax.tree.map(lambda x_R: x_R[:G], state.length)
         allowed_GxV = jnp.where(text_V, logits_GxV, -jnp.inf)
+        allowed_GxV = hold(allowed_GxV, ends, length.count_B, answers.settings.length_B)
         allowed_GxV = penalize(allowed_GxV, state.seen_RxV[:G], answers.settings.penalty_B)
         token_G = sample(allowed_GxV, drawn_G, answers.settings)
         chosen_G = jnp.take_along_axis(logits_GxV, token_G[:, None], axis=1)[:, 0]
@@ -195,6 +205,11 @@ def write(
         )
         new_G = jnp.where(ready_G, token_G, config.vocab)
         seen_RxV = state.seen_RxV.at[jnp.arange(G), new_G].set(True, mode="drop")
+        length = jax.tree.map(
+            lambda x_R, y_G: x_R.at[:G].set(jnp.where(ready_G, y_G, x_R[:G])),
+            state.length,
+            longer(length, units, token_G),
+        )
         drawn_G = drawn_G + ready_G
         ended_G = jnp.isin(token_G, jnp.asarray(ends)) | (drawn_G >= answers.most_G)
         done_G = done_G | (ready_G & ended_G)
@@ -202,7 +217,7 @@ def write(
         real_R = feeding_R | rows(ready_G & ~ended_G)
         logits_RxV, cache = extend(config, params, state.cache, token_R[:, None], real_R[:, None])
         logits_RxV = jnp.where(real_R[:, None], logits_RxV, state.logits_RxV)
-        return t + 1, drawn_G, done_G, written, State(cache, logits_RxV, seen_RxV)
+        return t + 1, drawn_G, done_G, written, State(cache, logits_RxV, seen_RxV, length)
 
     written = Written(
         jnp.zeros((G, T), jnp.int32), jnp.zeros((G, T)), jnp.zeros(G, jnp.int32), jnp.int32(0)

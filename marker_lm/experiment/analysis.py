@@ -139,6 +139,7 @@ def control(data: Data, judged: Mapping[str, float]) -> list[dict[str, Any]]:
         "pinned": "pinned, as the prompt may say",
         "only pinned": "pinned, no sentence names it",
         "best pinned": "the same, the best of several answers by its pins",
+        "held": "the same, one answer, held to the number that is pinned",
         "conflict": "pinned, the prompt names another value",
         "hinted": "shown after the prompt but not forced, no sentence names it",
     }

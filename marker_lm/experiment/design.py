@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
+from marker_lm.annotate.checks import make_counters
 from marker_lm.data.arms import ARMS
 from marker_lm.data.setup import find_arm
 from marker_lm.data.tokenizers.training import TRAINERS
+from marker_lm.markers.category import mend
+from marker_lm.markers.taxonomy import load_taxonomy
 
 
 class ExperimentError(ValueError):
@@ -247,4 +250,10 @@ def make_design(
             f"experiment.best_of={best_of}: at temperature 0 all answers are one; set "
             "decode.temperature."
         )
+    if hold := first.experiment.hold:
+        counters = make_counters(load_taxonomy(first.taxonomy))
+        if hold not in counters:
+            raise ExperimentError(
+                f"experiment.hold={hold}: nothing counts that; {mend(hold, counters)}"
+            )
     return design

@@ -21,7 +21,7 @@ from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.levers import Pins, rank_by_pins
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.result import Result
-from marker_lm.decoding.sampling import Sampling
+from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation.benchmark import Benchmark, Item
 from marker_lm.evaluation.predict import pin_levers
@@ -110,6 +110,7 @@ def answers(subject: Subject) -> Iterator[Record]:
     - pinned: the row's own markers, which a sentence of the prompt may name, too.
     - only pinned: the same, and no sentence names them.
     - best pinned: as only pinned, but of `best_of` answers the one that has most of it is kept.
+    - held: as only pinned, and where a number is, the answer is held to it; only such rows.
     - hinted: as only pinned, shown after the prompt but not forced in the model's own list.
     - conflict: the prompt names another value.
 
@@ -135,11 +136,15 @@ def answers(subject: Subject) -> Iterator[Record]:
         *([Ask("pinned", None, plain)] if bare != plain else []),
         Ask("only pinned", None, bare),
         *([Ask("best pinned", None, bare, n=asked.best_of)] if asked.best_of else []),
+        *([Ask("held", None, bare, hold=asked.hold)] if asked.hold else []),
         Ask("hinted", None, bare, forced=False),
         *(Ask("conflict", category, of) for category, of in asked.conflicting.items()),
     ]
+    if asked.hold:
+        engine.measure(asked.hold, subject.checks[asked.hold])
     for one in asks:
         rows = [item for item in items if item.id in one.prompts]
+        rows = [item for item in rows if not one.hold or one.hold in judged[item.id]]
         wanted = [
             {c: item.markers[c] for c in judged[item.id] if one.category in (None, c)}
             for item in rows
@@ -170,6 +175,7 @@ class Ask:
       category: the one that is pinned; None for all that can be judged.
       prompts: id -> prompt.
       pinned, forced: whether anything is pinned, and in the model's own list, too.
+      hold: the number that an answer is held to; only rows where it can be judged are asked.
       n: answers, of which that is kept which has most of what is wanted.
     """
 
@@ -178,6 +184,7 @@ class Ask:
     prompts: Mapping[str, str]
     pinned: bool = True
     forced: bool = True
+    hold: str = ""
     n: int = 1
 
 
@@ -191,7 +198,13 @@ def _results(
     """An answer to each row. That an arm can't be pinned does not change what is kept of it."""
     prompts = [one.prompts[item.id] for item in rows for _ in range(one.n)]
     several = [control for control in controls for _ in range(one.n)]
-    results = subject.engine.generate(prompts, several, subject.asked.sampling)
+    sampling: Sampling | list[Sampling] = subject.asked.sampling
+    if one.hold:
+        sampling = [
+            dataclasses.replace(sampling, length=pin[one.hold], seed=row_seed(sampling.seed, i))
+            for i, pin in enumerate(wanted)
+        ]
+    results = subject.engine.generate(prompts, several, sampling)
     if one.n == 1:
         return results
     groups = [results[start : start + one.n] for start in range(0, len(results), one.n)]

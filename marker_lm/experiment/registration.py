@@ -161,6 +161,7 @@ class Asked:
       conflicting: category -> id -> the prompt with a sentence that names another value.
       sampling: of the answers.
       best_of: answers of which the one is kept that has most of what is pinned; 0: not asked so.
+      hold: the number that answers are held to where it is pinned; '': not asked so.
     """
 
     answered: frozenset[str]
@@ -168,6 +169,7 @@ class Asked:
     conflicting: Mapping[str, Mapping[str, str]]
     sampling: Sampling = Sampling()
     best_of: int = 0
+    hold: str = ""
 
 
 def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Asked:
@@ -188,7 +190,8 @@ def ask(design: Design, items: Sequence[Item], strata: Mapping[str, Any]) -> Ask
     answered = frozenset(id for group in groups for id in group)
     conflicting = _conflicting_prompts(config, taxonomy, items, strata)
     sampling = Sampling.from_config(config.decode)
-    return Asked(answered, bare, conflicting, sampling, config.experiment.best_of)
+    about = config.experiment
+    return Asked(answered, bare, conflicting, sampling, about.best_of, about.hold)
 
 
 def _bare_prompts(config: ConfigDict, taxonomy: Taxonomy, items: Sequence[Item]) -> dict[str, str]:

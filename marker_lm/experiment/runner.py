@@ -114,8 +114,8 @@ class Runner:
 
 def _answered(asked: Asked) -> dict[str, Any]:
     """How the answers of a run came about, for its done.json."""
-    facts = {"sampling": str(asked.sampling)}
-    return facts | {"best_of": asked.best_of} if asked.best_of else facts
+    more = {"best_of": asked.best_of, "hold": asked.hold}
+    return {"sampling": str(asked.sampling)} | {key: value for key, value in more.items() if value}
 
 
 def chosen_rate(design: Design, arm: str) -> float:

@@ -262,6 +262,22 @@ def test_decode_one_prompt_to_the_terminal(call, workdir):
     assert call("decode", workdir, "--prompt=say はい", "--ban=lang", *options).out == result.out
 
 
+def test_an_answer_is_held_to_its_words(call, workdir):
+    options = ["--prompt=say ja 3 times", "--pin=words=1", "--temperature=1", "--max-tokens=60"]
+    free, held = (
+        [
+            json.loads(call("decode", workdir, *options, f"--seed={seed}", *more).out)
+            for seed in range(4)
+        ]
+        for more in ((), ("--hold=words",))
+    )
+    # A model that hardly learned to end: once it has a word, its end is pulled.
+    assert sum(row["finished"] for row in held) > sum(row["finished"] for row in free)
+    assert all(row["text"].split() for row in held)
+    result = call("decode", workdir, "--prompt=a", "--hold=words")
+    assert "hold=words: it is not pinned" in json.loads(result.out)["error"]
+
+
 def test_several_values_are_pinned_by_repeating_the_option(call, workdir):
     options = ["--pin=task=Answer", "--pin=lang=de", "--max-tokens=8"]
     one = json.loads(call("decode", workdir, "--prompt=x", *options).out)
@@ -287,6 +303,7 @@ def test_several_values_are_pinned_by_repeating_the_option(call, workdir):
         (["--temperature=-1"], "temperature is -1.0; it must be 0"),
         (["--top-p=2"], "top_p is 2.0"),
         (["--repetition-penalty=0.5"], "repetition_penalty is 0.5"),
+        (["--hold=size"], "hold=size: nothing counts that; it must be one of 'words'"),
         (["--step=3"], "has no step 3"),
     ],
 )

@@ -16,6 +16,7 @@ class FakeEngine:
     Attributes:
       requests: all that came.
       interrupt: a number of pieces after which Ctrl-C is pressed.
+      measured: what lengths are of.
     """
 
     def __init__(self, conversations: bool = False, blocks: bool = True):
@@ -23,9 +24,13 @@ class FakeEngine:
         self.chat = SimpleNamespace(plain=_plain) if conversations else None
         self.requests: list[Request] = []
         self.interrupt: int | None = None
+        self.measured = ""
 
     def check(self, controls: Controls) -> Controls:
         return check_controls(controls, self.taxonomy, self.layout.completion_side)
+
+    def measure(self, what: str, count) -> None:
+        self.measured = what
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Update]:
         for number, request in enumerate(requests):

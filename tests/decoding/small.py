@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from marker_lm.data.assembly import Layout
+from marker_lm.data.assembly import Layout, block, prompt_part
 from marker_lm.data.tokenizers.bytes import ByteTokenizer
 from marker_lm.decoding.engine import Engine
 from marker_lm.markers.category import Category
@@ -106,6 +106,18 @@ def _make_engine(template: str, blocks: bool, layout: tuple) -> Engine:
         make_mesh(devices=jax.devices()[:1]),
         batch=4,
     )
+
+
+def prefix(engine, prompt, pinned) -> list[int]:
+    """Prompt and prompt-side block of one row."""
+    spans = {c: np.asarray(engine.codec.marker(c, v)) for c, v in pinned.items()}
+    ids = np.asarray(TOKENIZER.encode(prompt), np.int32)
+    return prompt_part(engine.layout, ids, spans, set(spans))[0].tolist()
+
+
+def block_ids(engine, markers) -> list[int]:
+    spans = {c: np.asarray(engine.codec.marker(c, v)) for c, v in markers.items()}
+    return block(engine.layout, ORDER, spans).tolist()
 
 
 @functools.partial(jax.jit, static_argnums=0)

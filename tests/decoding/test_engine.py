@@ -5,14 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from marker_lm.data.assembly import block as marker_block
-from marker_lm.data.assembly import prompt_part
 from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.grammar import Block
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.markers.taxonomy import MarkerError
-from tests.decoding.small import MAX_LEN, ORDER, TOKENIZER, full_logits, make_engine
+from tests.decoding.small import (
+    MAX_LEN,
+    TOKENIZER,
+    block_ids,
+    full_logits,
+    make_engine,
+    prefix,
+)
 
 # The longest row comes first, so that most tests share the shapes that are compiled for it.
 PROMPTS = ["Name the capital of Japan, please.", "Zähl bis drei.", "Hi.", "x"]
@@ -48,18 +53,6 @@ def same(results, others) -> bool:
 
 def given(engine, controls):
     return controls if engine.layout.completion_side else [Controls()] * len(controls)
-
-
-def prefix(engine, prompt, pinned) -> list[int]:
-    """Prompt and prompt-side block of one row."""
-    spans = {c: np.asarray(engine.codec.marker(c, v)) for c, v in pinned.items()}
-    ids = np.asarray(TOKENIZER.encode(prompt), np.int32)
-    return prompt_part(engine.layout, ids, spans, set(spans))[0].tolist()
-
-
-def block_ids(engine, markers) -> list[int]:
-    spans = {c: np.asarray(engine.codec.marker(c, v)) for c, v in markers.items()}
-    return marker_block(engine.layout, ORDER, spans).tolist()
 
 
 @pytest.mark.parametrize("template, blocks", KINDS)

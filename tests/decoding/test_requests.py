@@ -10,7 +10,7 @@ from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.job import hash_rows
 from marker_lm.decoding.levers import pinned_too
 from marker_lm.decoding.request import Request
-from marker_lm.decoding.requests import Asked, read_requests, sweep
+from marker_lm.decoding.requests import Asked, hold, read_requests, sweep
 from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.markers.taxonomy import MarkerError
 from tests.decoding.fake import FakeEngine
@@ -130,6 +130,23 @@ def test_a_sweep_pins_every_value(tmp_path):
         sweep(rows, "lnag", FakeEngine())
     with pytest.raises(MarkerError, match="'words' is a number, so its values can't all be"):
         sweep(rows, "words", FakeEngine())
+
+
+def test_answers_are_held_to_the_number_that_a_row_pins(tmp_path):
+    engine = FakeEngine()
+    lines = [{"prompt": "a"}, {"prompt": "b", "markers": {"words": 70}}]
+    lines += [{"prompt": "c", "ban": ["words"]}, {"prompt": "d", "markers": {"words": "x"}}, {}]
+    lines += [{"prompt": "e", "markers": {"words": 0}}]
+    before = read(tmp_path, *lines)
+    rows = hold(before, "words", engine, {"words": len})
+    assert engine.measured == "words"
+    assert [row.request and row.request.sampling.length for row in rows] == [3, 70, *[None] * 4]
+    assert rows[0].request.sampling.seed == before[0].request.sampling.seed
+    assert rows[2].error == rows[5].error == "hold=words: it is not pinned to a number over 0."
+    assert "words='x' is not an integer" in rows[3].error and rows[4] == before[4]
+    assert rows[2].about == {"prompt": "c"}
+    with pytest.raises(ValueError, match="hold=word: nothing counts that; did you mean 'words'?"):
+        hold(before, "word", engine, {"words": len})
 
 
 def test_pins_go_before_bans():

@@ -31,6 +31,7 @@ def settings(rows: list[Sampling]) -> Settings:
         np.asarray([one.top_k for one in rows], np.int32),
         np.asarray([one.top_p for one in rows], np.float32),
         np.asarray([one.repetition_penalty for one in rows], np.float32),
+        np.asarray([one.length for one in rows], np.int32),
     )
 
 

@@ -40,7 +40,9 @@ def engine_of(batch: int, template: str = "compact", mesh=None) -> Engine:
     mesh = mesh or one.mesh
     params = jax.device_put(one.params, param_shardings(one.config, mesh))
     known = one.taxonomy, one.codec, one.layout, TOKENIZER
-    return Engine(params, one.config, *known, mesh, batch)
+    engine = Engine(params, one.config, *known, mesh, batch)
+    engine.measure("words", lambda text: len(text.split()))
+    return engine
 
 
 def mixed_requests(n: int) -> list[Request]:
@@ -58,6 +60,7 @@ def mixed_requests(n: int) -> list[Request]:
             top_k=int(random.choice([0, 0, 20])),
             top_p=float(random.choice([1, 1, 0.9])),
             repetition_penalty=float(random.choice([1, 1, 1.3])),
+            length=int(random.choice([0, 0, 5])),
             marker_temperature=float(random.choice([0, 1, 2])),
             max_tokens=int(random.integers(1, 40)),
             seed=int(random.integers(2**40)),

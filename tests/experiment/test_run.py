@@ -243,3 +243,5 @@ def test_experiments_that_cannot_be_run(rows, tmp_path):
         make_design(load_config, str(ROOT / "configs" / "default.py"), [], (), (), tmp_path)
     with pytest.raises(ExperimentError, match="train.steps is 0"):
         make(rows, tmp_path, more=["--config.train.steps=0"])
+    with pytest.raises(ExperimentError, match="hold=words: nothing counts that; .*'length_tokens'"):
+        make(rows, tmp_path, more=["--config.experiment.hold=words"])
