@@ -28,20 +28,27 @@ def make_checks(taxonomy: Taxonomy) -> dict[str, Check]:
         if category is not None and category.is_closed:
             annotator = module.make({}, taxonomy)
             checks[category.name] = functools.partial(_annotated, annotator, category.name)
+    counters = make_counters(taxonomy)
     for name, category in taxonomy.categories.items():
-        number = taxonomy.categories.get(category.of or "")
-        unit = number.unit or "" if number is not None else ""
-        if category.edges and unit.startswith("words"):
-            count = lengths.words if "UAX 29" in unit else lambda text: len(text.split())
-            checks[name] = functools.partial(_bucket, taxonomy, name, count)
-            checks[category.of] = count
-    return checks
+        if category.edges and category.of in counters:
+            checks[name] = functools.partial(_bucket, taxonomy, name, counters[category.of])
+    return checks | counters
 
 
-def make_counters(taxonomy: Taxonomy) -> dict[str, Check]:
-    """Of the checks of a taxonomy, those that count: of numbers."""
-    kinds = {name: category.type for name, category in taxonomy.categories.items()}
-    return {name: c for name, c in make_checks(taxonomy).items() if kinds[name] == "integer"}
+def make_counters(taxonomy: Taxonomy) -> dict[str, Callable[[str], int]]:
+    """What counts the words of a text, for each number that is one of words and has buckets."""
+    known = taxonomy.categories
+    numbers = {category.of for category in known.values() if category.edges}
+    units = {name: known[name].unit or "" for name in known if name in numbers}
+    return {
+        name: lengths.words if "UAX 29" in unit else _between_spaces
+        for name, unit in units.items()
+        if unit.startswith("words")
+    }
+
+
+def _between_spaces(text: str) -> int:
+    return len(text.split())
 
 
 def obeys(asked: Any, shown: Any) -> bool:

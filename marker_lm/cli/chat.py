@@ -36,11 +36,12 @@ def run(args) -> None:
     controls, guidance = read_controls(args), read_guidance(args)
     from rich.console import Console
 
+    from marker_lm.annotate.checks import make_counters
     from marker_lm.decoding.chat_session import ChatSession
 
     engine, config, _ = load(args)
     sampling = read_sampling(args, config.decode)
-    session = ChatSession(engine, controls, sampling, guidance)
+    session = ChatSession(engine, controls, sampling, guidance, make_counters(engine.taxonomy))
     console = Console(highlight=False, soft_wrap=True)
     live = sys.stdin.isatty()
     if live:

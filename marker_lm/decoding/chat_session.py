@@ -17,6 +17,7 @@ from marker_lm.decoding.controls import Controls, check_lever
 from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.levers import pinned_too, sweep_values
 from marker_lm.decoding.request import Request
+from marker_lm.decoding.requests import Counters
 from marker_lm.decoding.sampling import Sampling
 from marker_lm.markers.category import mend
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "ban": "CATEGORY may not be written",
     "ask": "CATEGORY must be written, with the model's own value",
     "levers": "shows all categories and what is said about them",
+    "hold": "[CATEGORY] keeps answers to the number that is pinned of it; without a name, no more",
     "guide": "WEIGHT [CATEGORY ...] strengthens what is pinned; 1 is plain",
     "sweep": "CATEGORY [PROMPT] answers the last prompt with each value of it",
     "temperature": "NUMBER of the text; 0 is greedy",
@@ -40,7 +42,7 @@ COMMANDS = {
     "quit": "ends the session",
 }
 SETTINGS = ("temperature", "top_k", "top_p", "repetition_penalty", "max_tokens", "seed")
-_OF_CATEGORY = ("set", "free", "ban", "ask", "sweep")
+_OF_CATEGORY = ("set", "free", "ban", "ask", "hold", "sweep")
 
 
 class LineError(ValueError):
@@ -54,6 +56,7 @@ class ChatSession:
       engine: an Engine.
       controls, sampling, guidance: to begin with; raises MarkerError for a lever that the model
         does not have.
+      counters: what /hold takes, see `requests.hold`.
 
     Attributes:
       open: whether nobody has said /quit.
@@ -66,9 +69,11 @@ class ChatSession:
         controls: Controls | None = None,
         sampling: Sampling | None = None,
         guidance: Guidance | None = None,
+        counters: Counters | None = None,
     ):
         self.engine, self.guidance = engine, guidance
         self.sampling = sampling or Sampling()
+        self.counters, self.held = counters or {}, ""
         self.controls = engine.check(controls or Controls())
         self.open = True
         self.lines: list[dict] = []
@@ -122,7 +127,9 @@ class ChatSession:
         if self.engine.chat is not None:
             before = self._messages or self.engine.chat.plain(text)[:-1]
             prompt = [*before, {"role": "user", "content": text}]
-        return Request(prompt, controls, self.sampling, self.guidance)
+        length = max(controls.pinned.get(self.held, 0), 0)
+        sampling = dataclasses.replace(self.sampling, length=length)
+        return Request(prompt, controls, sampling, self.guidance)
 
     def _answer(self, text: str) -> Iterator[Event]:
         request = self._request(text, self.controls)
@@ -144,6 +151,8 @@ class ChatSession:
     def _note(self, text: str, request: Request, result, **more) -> None:
         guidance = {"guidance": request.guidance.weight} if request.guidance else {}
         sampling = {name: getattr(request.sampling, name) for name in SETTINGS}
+        if request.sampling.length:
+            sampling["length"] = request.sampling.length
         line = {"prompt": text, **more, **result.to_dict(), "sampling": sampling, **guidance}
         self.lines.append(line)
 
@@ -197,6 +206,14 @@ class ChatSession:
         without = self.controls.without({rest})
         self.controls = dataclasses.replace(without, asked=without.asked | {rest})
         yield Said(f"{rest} is asked for")
+
+    def _hold(self, rest: str) -> Iterator[Event]:
+        if rest and rest not in self.counters:
+            raise LineError(f"/hold {rest}: nothing counts that; {mend(rest, self.counters)}")
+        if rest:
+            self.engine.measure(rest, self.counters[rest])
+        self.held = rest
+        yield Said(f"answers are held to {rest}, where it is pinned" if rest else "nothing is held")
 
     def _guide(self, rest: str) -> Iterator[Event]:
         weight, *categories = rest.split() or [""]

@@ -12,7 +12,7 @@ What it says goes before what holds for all rows, category by category and setti
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -25,6 +25,9 @@ from marker_lm.decoding.request import Request
 from marker_lm.decoding.rows import read_rows
 from marker_lm.decoding.sampling import Sampling, row_seed
 from marker_lm.markers.category import mend
+
+# Category -> what counts it in a text, of all numbers that answers can be held to.
+Counters = Mapping[str, Callable[[str], int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +87,14 @@ def sweep(rows: Sequence[Asked], category: str, engine) -> list[Asked]:
     ]
 
 
-def hold(rows: Sequence[Asked], category: str, engine, counters: Mapping[str, Any]) -> list[Asked]:
+def hold(rows: Sequence[Asked], category: str, engine, counters: Counters) -> list[Asked]:
     """The rows with their answers held to the number that they pin, see `lengths.hold`.
 
     Args:
       rows: of a job. One that does not pin the category, and can't be answered so, gets an error.
       category: of the number.
       engine: that answers.
-      counters: category -> what counts it in a text, of all numbers that can be.
+      counters: of the engine's taxonomy.
 
     Raises ValueError where the category is not one of these.
     """
@@ -108,9 +111,9 @@ def _held(row: Asked, category: str, engine) -> Asked:
         number = engine.check(row.request.controls).pinned.get(category, 0)
         if number < 1:
             raise ValueError(f"hold={category}: it is not pinned to a number over 0.")
-        sampling = dataclasses.replace(row.request.sampling, length=number)
     except ValueError as error:
         return Asked(row.about, None, str(error))
+    sampling = dataclasses.replace(row.request.sampling, length=number)
     return dataclasses.replace(row, request=dataclasses.replace(row.request, sampling=sampling))
 
 

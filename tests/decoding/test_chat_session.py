@@ -118,6 +118,20 @@ def test_settings_and_seeds(session, engine):
     assert [sampling.seed for sampling in asked] == [4, 5, 4]
 
 
+def test_answers_are_held_where_the_number_is_pinned(engine):
+    session = ChatSession(engine, counters={"words": len})
+    assert said(session, "/hold words") == "answers are held to words, where it is pinned"
+    assert engine.measured == "words"
+    follow(session, "a", "/set words=40", "b", "/sweep style", "/free words", "c")
+    follow(session, "/set words=30")
+    assert said(session, "/hold") == "nothing is held"
+    follow(session, "d")
+    assert [request.sampling.length for request in engine.requests] == [0, 40, 40, 40, 0, 0]
+    assert [line["sampling"].get("length") for line in session.lines[:2]] == [None, 40]
+    with pytest.raises(ValueError, match="/hold word: nothing counts that; did you mean 'words'?"):
+        follow(session, "/hold word")
+
+
 def test_guidance_is_on_what_is_pinned(session, engine):
     assert said(session, "/guide 2.5 lang") == "lang is guided with weight 2.5"
     follow(session, "/set lang=German", "b", "/sweep style")
