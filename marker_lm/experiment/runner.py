@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from marker_lm.data.whole_files import write_whole
+from marker_lm.decoding.sampling import Sampling
 from marker_lm.evaluation.benchmark import Item
 from marker_lm.experiment.design import Design, ExperimentError, Run
 from marker_lm.experiment.registration import Asked, ask
@@ -113,9 +114,13 @@ class Runner:
 
 
 def _answered(asked: Asked) -> dict[str, Any]:
-    """How the answers of a run came about, for its done.json."""
+    """How the answers of a run came about, for its done.json: all that is not as by default, so
+    that a setting which is new does not set runs of before apart."""
+    said, default = map(dataclasses.asdict, (asked.sampling, Sampling()))
+    sampling = {key: value for key, value in said.items() if value != default[key]}
     more = {"best_of": asked.best_of, "hold": asked.hold}
-    return {"sampling": str(asked.sampling)} | {key: value for key, value in more.items() if value}
+    facts = {"sampling": sampling} | {key: value for key, value in more.items() if value}
+    return json.loads(json.dumps(facts))  # as it is read back
 
 
 def chosen_rate(design: Design, arm: str) -> float:

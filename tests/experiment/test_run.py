@@ -126,7 +126,7 @@ def test_the_whole_of_it_and_what_a_second_call_does(rows, tmp_path, capsys, mon
     # Answers that were sampled in another way are not compared.
     warm = "--config.decode.temperature=0.7"
     assert main([*command, "--arms=markers", "--seeds=0", warm]) == 2
-    assert "Sampling(temperature=0.5" in capsys.readouterr().err
+    assert "sampling={'temperature': 0.5, 'max_tokens': 4}, not" in capsys.readouterr().err
     assert main([*command, "--arms=markers", "--seeds=0", "--config.experiment.best_of=3"]) == 2
     assert "best_of=2, not 3" in capsys.readouterr().err
     cold = "--config.decode.temperature=0.0"
