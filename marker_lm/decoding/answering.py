@@ -10,7 +10,7 @@ from marker_lm.decoding.levers import LIKELIHOOD, Ranking, check_pins, rank
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.requests import Asked
 from marker_lm.decoding.result import Result
-from marker_lm.decoding.sampling import row_seed
+from marker_lm.decoding.sampling import one_a_row
 from marker_lm.progress import Progress
 
 TOGETHER = 64  # rows that are tagged at once: an endpoint is asked about many side by side
@@ -86,11 +86,8 @@ def answer_rows(
 
 
 def _samples(request: Request, n: int) -> Iterator[Request]:
-    for number in range(n):
-        seed = row_seed(request.sampling.seed, number)
-        yield dataclasses.replace(
-            request, sampling=dataclasses.replace(request.sampling, seed=seed)
-        )
+    for sampling in one_a_row(request.sampling, n):
+        yield dataclasses.replace(request, sampling=sampling)
 
 
 def _line(

@@ -17,7 +17,7 @@ from marker_lm.decoding.programs import Programs
 from marker_lm.decoding.prompts import Prompt, PromptWriter
 from marker_lm.decoding.request import Request
 from marker_lm.decoding.result import Result, Update
-from marker_lm.decoding.sampling import Sampling, row_seed
+from marker_lm.decoding.sampling import Sampling, one_a_row
 from marker_lm.decoding.slots import Answer, Lane, Slots
 from marker_lm.decoding.text import Text
 from marker_lm.model.config import ModelConfig
@@ -122,8 +122,7 @@ class Engine:
         if controls is None or isinstance(controls, Controls):
             controls = [controls or Controls()] * n
         if sampling is None or isinstance(sampling, Sampling):
-            one = sampling or Sampling()
-            sampling = [dataclasses.replace(one, seed=row_seed(one.seed, i)) for i in range(n)]
+            sampling = one_a_row(sampling or Sampling(), n)
         if guidance is None or isinstance(guidance, Guidance):
             guidance = [guidance] * n
         rows = zip(prompts, controls, sampling, guidance, strict=True)

@@ -74,6 +74,12 @@ def row_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
+def one_a_row(sampling: Sampling, count: int) -> list[Sampling]:
+    """The Sampling of each of `count` rows where one is given for all: seeds of their own."""
+    seeds = (row_seed(sampling.seed, number) for number in range(count))
+    return [dataclasses.replace(sampling, seed=seed) for seed in seeds]
+
+
 def key_words(seed: int) -> np.ndarray:
     """The words of a random key for any seed, uint32 [2]."""
     return np.random.SeedSequence(seed).generate_state(2, np.uint32)

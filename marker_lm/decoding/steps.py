@@ -23,10 +23,8 @@ class State(NamedTuple):
 
     cache: of R rows.
     logits_RxV: float32, after the last token of each row.
-    seen_RxV: bool, which tokens the row's text has.
+    seen_RxV: bool, which tokens the row's text has; under guidance the first G rows say it.
     length: of the row's text.
-
-    Under guidance the first G rows say the last two.
     """
 
     cache: KVCache
@@ -189,9 +187,8 @@ def write(
         feeding_R = t < feed.count_R
         ready_G = ~done_G & ~feeding_R.reshape(R // G, G).any(0)
         logits_GxV = guided(state.logits_RxV)
-        length = jax.tree.map(lambda x_R: x_R[:G], state.length)
         allowed_GxV = jnp.where(text_V, logits_GxV, -jnp.inf)
-        allowed_GxV = hold(allowed_GxV, ends, length.count_B, answers.settings.length_B)
+        allowed_GxV = hold(allowed_GxV, ends, state.length.count_B[:G], answers.settings.length_B)
         allowed_GxV = penalize(allowed_GxV, state.seen_RxV[:G], answers.settings.penalty_B)
         token_G = sample(allowed_GxV, drawn_G, answers.settings)
         chosen_G = jnp.take_along_axis(logits_GxV, token_G[:, None], axis=1)[:, 0]
@@ -205,11 +202,8 @@ def write(
         )
         new_G = jnp.where(ready_G, token_G, config.vocab)
         seen_RxV = state.seen_RxV.at[jnp.arange(G), new_G].set(True, mode="drop")
-        length = jax.tree.map(
-            lambda x_R, y_G: x_R.at[:G].set(jnp.where(ready_G, y_G, x_R[:G])),
-            state.length,
-            longer(length, units, token_G),
-        )
+        grown, ready_R = longer(state.length, units, rows(token_G)), rows(ready_G)
+        length = jax.tree.map(lambda new, old: jnp.where(ready_R, new, old), grown, state.length)
         drawn_G = drawn_G + ready_G
         ended_G = jnp.isin(token_G, jnp.asarray(ends)) | (drawn_G >= answers.most_G)
         done_G = done_G | (ready_G & ended_G)

@@ -21,7 +21,7 @@ from marker_lm.decoding.engine import Engine
 from marker_lm.decoding.levers import Pins, rank_by_pins
 from marker_lm.decoding.load import load_engine
 from marker_lm.decoding.result import Result
-from marker_lm.decoding.sampling import Sampling, row_seed
+from marker_lm.decoding.sampling import Sampling, one_a_row
 from marker_lm.decoding.scoring import Scorer
 from marker_lm.evaluation.benchmark import Benchmark, Item
 from marker_lm.evaluation.predict import pin_levers
@@ -143,8 +143,11 @@ def answers(subject: Subject) -> Iterator[Record]:
     if asked.hold:
         engine.measure(asked.hold, subject.checks[asked.hold])
     for one in asks:
-        rows = [item for item in items if item.id in one.prompts]
-        rows = [item for item in rows if not one.hold or one.hold in judged[item.id]]
+        rows = [
+            item
+            for item in items
+            if item.id in one.prompts and (not one.hold or one.hold in judged[item.id])
+        ]
         wanted = [
             {c: item.markers[c] for c in judged[item.id] if one.category in (None, c)}
             for item in rows
@@ -200,9 +203,10 @@ def _results(
     several = [control for control in controls for _ in range(one.n)]
     sampling: Sampling | list[Sampling] = subject.asked.sampling
     if one.hold:
+        each = one_a_row(sampling, len(rows))
         sampling = [
-            dataclasses.replace(sampling, length=pin[one.hold], seed=row_seed(sampling.seed, i))
-            for i, pin in enumerate(wanted)
+            dataclasses.replace(own, length=pin[one.hold])
+            for own, pin in zip(each, wanted, strict=True)
         ]
     results = subject.engine.generate(prompts, several, sampling)
     if one.n == 1:

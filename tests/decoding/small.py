@@ -120,6 +120,11 @@ def block_ids(engine, markers) -> list[int]:
     return block(engine.layout, ORDER, spans).tolist()
 
 
+def between_spaces(text: str) -> int:
+    """Words, the simplest way."""
+    return len(text.split())
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config, params, tokens_BxL):
     positions = np.broadcast_to(np.arange(tokens_BxL.shape[1]), tokens_BxL.shape)

@@ -14,13 +14,16 @@ from marker_lm.decoding.controls import Controls
 from marker_lm.decoding.guidance import Guidance
 from marker_lm.decoding.lengths import LEAST, PULL, hold, longer, no_length, token_units
 from marker_lm.decoding.sampling import Sampling
-from tests.decoding.small import TOKENIZER, block_ids, full_logits, make_engine, prefix
+from tests.decoding.small import (
+    TOKENIZER,
+    between_spaces,
+    block_ids,
+    full_logits,
+    make_engine,
+    prefix,
+)
 
 TEXTS = ["It's the 1st of 20 days.", "यह मेरी किताब है", "Der Hund läuft - schnell.", "我 有 书"]
-
-
-def between_spaces(text: str) -> int:
-    return len(text.split())
 
 
 @pytest.fixture(scope="module")

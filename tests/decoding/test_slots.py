@@ -20,6 +20,7 @@ from tests.decoding.small import (
     MAX_LEN,
     ORDER,
     TOKENIZER,
+    between_spaces,
     full_logits,
     log_softmax,
     make_codec,
@@ -43,10 +44,6 @@ def engine_of(batch: int, template: str = "compact", mesh=None) -> Engine:
     engine = Engine(params, one.config, *known, mesh, batch)
     engine.measure("words", between_spaces)
     return engine
-
-
-def between_spaces(text: str) -> int:
-    return len(text.split())
 
 
 def mixed_requests(n: int) -> list[Request]:
