@@ -46,7 +46,8 @@ class JobMemory:
     Attributes:
       weights, cache: exact.
       logits: those kept between steps, and those of a step, float32; and the tokens that were seen.
-      temporaries: the largest arrays that live at once beside them, by formula.
+      temporaries: the prompts that were read last, and the largest arrays that live at once beside
+        all that, by formula.
       have: what the device has; None where nothing says so.
     """
 
@@ -85,9 +86,8 @@ def job_memory(config: ModelConfig, mesh, job: Job) -> JobMemory:
         weights=device_bytes(laid_out_decoding(config, mesh, job.weights)),
         cache=device_bytes(laid_out_cache(config, mesh, job.rows, job.size, job.cache)),
         logits=2 * 4 * tokens + tokens,
-        temporaries=max(
-            _of_step(config, mesh, job, tensor), _of_prompts(config, mesh, job, tensor)
-        ),
+        temporaries=_of_prompts(config, mesh, job, tensor)
+        + max(_of_step(config, mesh, job, tensor), _of_reading(config, mesh, job, tensor)),
         have=device_memory(mesh),
     )
 
@@ -190,13 +190,18 @@ def _of_step(config: ModelConfig, mesh, job: Job, tensor: int) -> int:
 
 
 def _of_prompts(config: ModelConfig, mesh, job: Job, tensor: int) -> int:
-    """A cache of the prompts' own, and what one layer makes of their tokens."""
+    """A cache of the prompts' own, their logits and which tokens were seen."""
+    cache = laid_out_cache(config, mesh, job.prompt_rows, job.prompt_tokens, job.cache)
+    return device_bytes(cache) + 5 * _local(job.prompt_rows, mesh) * -(-config.vocab // tensor)
+
+
+def _of_reading(config: ModelConfig, mesh, job: Job, tensor: int) -> int:
+    """What one layer makes of the tokens of prompts."""
     rows, L = _local(job.prompt_rows, mesh), job.prompt_tokens
-    cache = laid_out_cache(config, mesh, job.prompt_rows, L, job.cache)
     width, item = config.width, jnp.dtype(config.dtype).itemsize
     scores = 2 * 4 * config.heads // tensor * L * L  # products and their softmax
     hidden = item * L * (3 * config.ff // tensor + 4 * width)
-    return device_bytes(cache) + rows * max(scores, hidden)
+    return rows * max(scores, hidden)
 
 
 def _gigabytes(size: int) -> str:

@@ -62,10 +62,15 @@ class Programs:
         with use_mesh(self.mesh):
             return self._fit(state, size)
 
-    def read(self, state: State, tokens_PxL, real_PxL, at_P) -> State:
-        """The slots with new rows in some of them. Takes the state."""
+    def read(self, tokens_PxL, real_PxL) -> State:
+        """See `steps.read`."""
         with use_mesh(self.mesh):
-            return self._put(state, self._read(self.params, tokens_PxL, real_PxL), at_P)
+            return self._read(self.params, tokens_PxL, real_PxL)
+
+    def put(self, state: State, rows: State, at_P) -> State:
+        """See `steps.put`. Takes the state; the rows can be put again."""
+        with use_mesh(self.mesh):
+            return self._put(state, rows, at_P)
 
     def write(
         self, state: State, feed: Feed, answers: Answers, count: int, hasty: bool

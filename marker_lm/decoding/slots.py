@@ -7,6 +7,7 @@ the host, and what it chose is read like any other token.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -92,28 +93,48 @@ class Slots:
         self.answers: dict[int, Answer] = {}
         self.prompts = self.steps = 0
         self._state, self._size = None, 0
+        self._prompts: Sequence[tuple[int, ...]] = ()  # those read last
+        self._prompt_rows = None  # their State
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Reads the prompts of answers, no more than there are free slots."""
-        groups: dict[int, list[tuple[int, Lane]]] = {}
+        """Reads the prompts of answers, no more than there are free slots.
+
+        Answers that begin with the same ids share one reading, and so do later ones, as long as
+        nothing else has been read since: several answers to one prompt cost one prompt.
+        """
+        waiting: dict[tuple[int, ...], list[int]] = {}  # prompt -> its rows
         for answer in answers:
             slot = self.free.pop()
             self.answers[slot] = answer
             for way, lane in enumerate(answer.lanes):
-                size = prompt_size(len(lane.ids), self.programs.config.max_len)
-                groups.setdefault(size, []).append((way * self.count + slot, lane))
-        self._fit(max(groups, default=1))
+                waiting.setdefault(tuple(lane.ids), []).append(way * self.count + slot)
+                lane.length, lane.ids = len(lane.ids), []
+        sizes: dict[int, list[tuple[int, ...]]] = {}
+        for ids in waiting:
+            sizes.setdefault(prompt_size(len(ids), self.programs.config.max_len), []).append(ids)
+        self._fit(max(sizes, default=1))
+        self._put(waiting)
         width = self.programs.prompt_rows(self.rows)
-        for size, group in groups.items():
-            for start in range(0, len(group), width):
-                some = group[start : start + width]
-                tokens, real = pad([lane.ids for _, lane in some], size, width)
-                at = np.full(width, self.rows, np.int32)
-                at[: len(some)] = [row for row, _ in some]
-                self._state = self.programs.read(self._state, tokens, real, at)
-                self.prompts += 1
-                for _, lane in some:
-                    lane.length, lane.ids = len(lane.ids), []
+        for size, prompts in sizes.items():
+            prompts = [ids for ids in prompts if ids in waiting]
+            for start in range(0, len(prompts), width):
+                self._read(prompts[start : start + width], size, width)
+                self._put(waiting)
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], size: int, width: int) -> None:
+        self._prompts, self._prompt_rows = (), None  # their memory is free for the next ones
+        self._prompt_rows = self.programs.read(*pad(prompts, size, width))
+        self._prompts = prompts
+        self.prompts += 1
+
+    def _put(self, waiting: dict[tuple[int, ...], list[int]]) -> None:
+        """Puts the prompts that were read last into the rows that wait for them, which are taken
+        out."""
+        rows = [waiting.pop(ids, ()) for ids in self._prompts]
+        for some in itertools.zip_longest(*rows, fillvalue=self.rows):
+            at = np.full(self.programs.prompt_rows(self.rows), self.rows, np.int32)
+            at[: len(some)] = some
+            self._state = self.programs.put(self._state, self._prompt_rows, at)
 
     def advance(self, hasty: bool, watched: bool) -> Iterator[Answer]:
         """Writes on for some steps; yields the answers that have news, and frees those that ended.

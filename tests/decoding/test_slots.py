@@ -163,6 +163,35 @@ def test_a_pinned_block_costs_one_prefill_and_no_steps(template):
     assert free.steps > 1, "a block that is not pinned takes some"
 
 
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_answers_to_one_prompt_read_it_once(batch):
+    engine, pinned = engine_of(batch), Controls(PINNED)
+    asked = [("one", 5), ("two " * 30, 5), ("three", 2), ("two " * 30, 1), ("four", 5)]
+    requests = [
+        Request(prompt, pinned, Sampling(1.0, max_tokens=2 + seed, seed=seed))
+        for prompt, n in asked
+        for seed in range(n)
+    ]
+    slots = run_slots(engine, requests)
+    # What was read last is kept; sizes that are read together may change the order.
+    assert slots.prompts in (4, 5)
+    together = dict(engine.run(requests))
+    for number, request in enumerate(requests):
+        [(_, alone)] = engine.run([request])
+        assert same(alone, together[number])
+
+
+def test_another_prompt_of_the_same_length_is_read_anew():
+    engine = engine_of(1)
+    requests = [Request(text, Controls(PINNED), Sampling(max_tokens=3)) for text in "abba"]
+    assert run_slots(engine, requests).prompts == 3
+    results = engine.generate(
+        [r.prompt for r in requests], Controls(PINNED), Sampling(max_tokens=3)
+    )
+    assert same(results[0], results[3]) and same(results[1], results[2])
+    assert results[0].log_likelihood != results[1].log_likelihood
+
+
 def test_pinned_values_come_back_unchanged():
     engine, random = engine_of(16), np.random.default_rng(2)
     requests = []
