@@ -158,11 +158,15 @@ def _dry_run(engine, rows, args) -> None:
 
 def _answers(engine, rows, refused: dict[int, str]):
     """What the engine makes of the rows, one at a time; `refused` gets why the others are none."""
-    for number, row in enumerate(rows, 1):
-        if row.request is None:
-            refused[number] = row.error
-            continue
-        try:
-            yield engine.answer(number, row.request)
-        except ValueError as error:
-            refused[number] = str(error)
+    from marker_lm.progress import Progress
+
+    with Progress("check", len(rows)) as progress:
+        for number, row in enumerate(rows, 1):
+            progress.update(number)
+            if row.request is None:
+                refused[number] = row.error
+                continue
+            try:
+                yield engine.answer(number, row.request)
+            except ValueError as error:
+                refused[number] = str(error)

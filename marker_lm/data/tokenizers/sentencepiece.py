@@ -63,7 +63,10 @@ class SentencePieceTokenizer:
         self.lossless = processor.decode(ids) == _PROBE
 
     def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
+        check_text(text)
+        if SPACE_PIECE in text:
+            return self._encode_around_space_piece(text)
+        return self._processor.encode(text)  # for a list it would start threads
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         texts = list(texts)
