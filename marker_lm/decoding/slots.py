@@ -93,6 +93,7 @@ class Slots:
         self.answers: dict[int, Answer] = {}
         self.prompts = self.steps = 0
         self._state, self._size = None, 0
+        self._width = programs.prompt_rows(self.rows)
         self._prompts: Sequence[tuple[int, ...]] = ()  # those read last
         self._prompt_rows = None  # their State
 
@@ -114,16 +115,15 @@ class Slots:
             sizes.setdefault(prompt_size(len(ids), self.programs.config.max_len), []).append(ids)
         self._fit(max(sizes, default=1))
         self._put(waiting)
-        width = self.programs.prompt_rows(self.rows)
         for size, prompts in sizes.items():
             prompts = [ids for ids in prompts if ids in waiting]
-            for start in range(0, len(prompts), width):
-                self._read(prompts[start : start + width], size, width)
+            for start in range(0, len(prompts), self._width):
+                self._read(prompts[start : start + self._width], size)
                 self._put(waiting)
 
-    def _read(self, prompts: Sequence[tuple[int, ...]], size: int, width: int) -> None:
-        self._prompts, self._prompt_rows = (), None  # their memory is free for the next ones
-        self._prompt_rows = self.programs.read(*pad(prompts, size, width))
+    def _read(self, prompts: Sequence[tuple[int, ...]], size: int) -> None:
+        self._prompts, self._prompt_rows = (), None  # so the next ones have their memory
+        self._prompt_rows = self.programs.read(*pad(prompts, size, self._width))
         self._prompts = prompts
         self.prompts += 1
 
@@ -132,7 +132,7 @@ class Slots:
         out."""
         rows = [waiting.pop(ids, ()) for ids in self._prompts]
         for some in itertools.zip_longest(*rows, fillvalue=self.rows):
-            at = np.full(self.programs.prompt_rows(self.rows), self.rows, np.int32)
+            at = np.full(self._width, self.rows, np.int32)
             at[: len(some)] = some
             self._state = self.programs.put(self._state, self._prompt_rows, at)
 
