@@ -288,9 +288,9 @@ def products(folder: str, rounds: int) -> None:
         x = {w.shape[1]: np.ones((rows, w.shape[1]), np.float32) for w in arrays}
         x_torch = {size: torch.tensor(one) for size, one in x.items()}
         ways = {
-            "XLA": lambda x=x: jax.block_until_ready(xla(flat, x)) and None,
-            "PyTorch": lambda x=x_torch: [x[w.shape[1]] @ w.T for w in tensors] and None,
-            "NumPy": lambda x=x: [x[w.shape[1]] @ w.T for w in arrays] and None,
+            "XLA": lambda x=x: jax.block_until_ready(xla(flat, x)),
+            "PyTorch": lambda x=x_torch: [x[w.shape[1]] @ w.T for w in tensors],
+            "NumPy": lambda x=x: [x[w.shape[1]] @ w.T for w in arrays],
         }
         seconds, _ = take_turns(ways, rounds)
         for name, times in seconds.items():
