@@ -31,7 +31,7 @@ class Progress:
         self.live = sys.stderr.isatty() and multiprocessing.parent_process() is None
         self.seconds = 0.2 if self.live else seconds
         self.start = time.monotonic()
-        self.shown = -float("inf")
+        self.shown, self.said = -float("inf"), None
 
     def __enter__(self):
         return self
@@ -40,8 +40,9 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Shows the last line for good."""
-        self.update(self.done, self.note, force=True)
+        """Shows the last line for good; a log has it already where nothing came after it."""
+        if self.live or self.said != (self.done, self.note):
+            self.update(self.done, self.note, force=True)
         if self.live:
             print(file=sys.stderr)
 
@@ -51,7 +52,7 @@ class Progress:
         now = time.monotonic()
         if not force and now - self.shown < self.seconds:
             return
-        self.shown = now
+        self.shown, self.said = now, (done, note)
         spent = now - self.start
         rate = (done - self.first) / spent if spent > 0 else 0.0
         eta = clock((self.total - done) / rate) if rate > 0 else "?"

@@ -31,12 +31,20 @@ def test_lines_in_a_log_come_now_and_then(now, capsys):
         progress.update(50, "too early")
         now[0] += 11
         progress.update(100, "half")
+        progress.update(101, "too early")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "read 1/200 (0 %) 0:00 spent, ? to go  first",
         "read 100/200 (50 %) 0:20 spent, 0:20 to go  half",
-        "read 100/200 (50 %) 0:20 spent, 0:20 to go  half",
+        "read 101/200 (50 %) 0:20 spent, 0:19 to go  too early",
     ]
+
+
+def test_a_log_has_the_last_line_once(now, capsys):
+    with Progress("read", 2) as progress:
+        progress.update(2)
+        now[0] += 1
+    assert capsys.readouterr().err == "read 2/2 (100 %) 0:00 spent, ? to go  \n"
 
 
 def test_a_resumed_job_counts_only_its_own_units(now, capsys):
