@@ -146,7 +146,7 @@ MESHES = [
 
 
 SETTINGS = steps.settings(loss_blocks=1)
-BATCHES = [steps.make_batch(seed) for seed in range(3)]
+BATCHES = [steps.make_batch(seed) for seed in (1, 2, 0)]
 # It moves by the gradient, Adam by little more than its sign: so rounding errors stay small. (At a
 # rate of .3 the embedding overshoots, and three steps make them five times as large.)
 SGD = optax.sgd(0.1, momentum=0.9)
@@ -169,6 +169,7 @@ def test_every_mesh_moves_the_parameters_as_one_device_does(small_run, sizes):
     found, others = steps.Run(SETTINGS, make_mesh(**sizes), optimizer=SGD).train(BATCHES)
     for a, b in zip(others, metrics, strict=True):
         np.testing.assert_allclose([a["loss"], a["grad_norm"]], [b["loss"], b["grad_norm"]], 1e-5)
+    assert abs(metrics[-1]["loss"] - metrics[0]["loss"]) > 0.01
     for a, b in zip(*(jax.tree.leaves(s["params"]) for s in (found, state)), strict=True):
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
